@@ -1,0 +1,99 @@
+"""The Flower ClientApp: a thin adapter between messages and the site.
+
+Importing it loads neither torch nor any data package; the site is opened with the first message and kept by the process.
+An exception never travels: Flower would send its text, paths included, to the server.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+if TYPE_CHECKING:
+    from clients.site import Site
+
+ERROR_CODE = 1000
+"""Flower's own error codes are small; the reason is one of :class:`core.tasks.Reason`."""
+
+app = ClientApp()
+
+
+@app.query("describe")
+@app.query("transfer")
+@app.train("pretrain")
+@app.train("finetune")
+@app.evaluate()
+def handle(message: Message, context: Context) -> Message:
+    """Answer one message."""
+    from core.tasks import Reason, Task, TaskRefusedError
+
+    try:
+        site = _site(_node_number(context), _frozen(context.run_config), context.run_id)
+        task = Task.of(message.metadata.message_type, _settings(message), _tensors(message))
+        update = site.run(task)
+    except TaskRefusedError as refused:
+        return Message(Error(ERROR_CODE, str(refused.reason)), reply_to=message)
+    except Exception as error:
+        return Message(Error(ERROR_CODE, str(_reason_to_open(error, Reason))), reply_to=message)
+    content = RecordDict(
+        {
+            "metrics": MetricRecord({"num-examples": update.weight, **update.numbers}),
+            "texts": ConfigRecord(dict(update.texts)),
+        }
+    )
+    if update.tensors:
+        content["tensors"] = ArrayRecord({name: Array(values) for name, values in update.tensors.items()})
+    return Message(content, reply_to=message)
+
+
+def _node_number(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _frozen(run_config: object) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(dict(run_config).items()))  # type: ignore[call-overload]
+
+
+def _settings(message: Message) -> dict:
+    records = message.content.config_records
+    return dict(records["task"]) if "task" in records else {}
+
+
+def _tensors(message: Message) -> dict:
+    records = message.content.array_records
+    return {name: array.numpy() for name, array in records["tensors"].items()} if "tensors" in records else {}
+
+
+@lru_cache(maxsize=None)
+def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) -> Site:
+    """Open the simulated hospital behind a node; one process may stand for several nodes in turn."""
+    from clients.device import choose_device
+    from clients.hospital import open_federation
+    from clients.policy import simulated_policy
+    from clients.site import Site
+    from core.config import ExperimentConfig
+    from core.learning.training import use_threads
+
+    config = ExperimentConfig.from_run_config(dict(run_config))
+    use_threads(config.run.threads)
+    federation = open_federation(config)
+    hospital = federation.hospitals[number]
+    return Site(
+        hospital.name,
+        config,
+        federation.dataset.select(hospital.train),
+        federation.dataset.select(hospital.test),
+        Path(config.run.folder or Path(config.run.out) / f"flower-{run_id}") / "sites" / hospital.name,
+        choose_device(config.run.device, number),
+        simulated_policy(config.privacy),
+    )
+
+
+def _reason_to_open(error: Exception, reasons: type) -> str:
+    from core.errors import DataError
+
+    return reasons.DATA_UNREADABLE if isinstance(error, (DataError, OSError)) else reasons.BAD_REQUEST  # type: ignore[attr-defined]

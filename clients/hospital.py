@@ -1,0 +1,118 @@
+"""Which records the hospital behind a node holds, in a simulated federation.
+
+It lives on the clients' side because under Flower's simulation runtime each node finds its own records: the same
+settings give every process the same hospitals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from core.config import ExperimentConfig
+from core.ecg.dataset import EcgDataset
+from core.ecg.labels import SUPERCLASSES, single_label
+from core.ecg.partition import Hospital, partition_patients
+from core.errors import ConfigError, DataError
+from core.synthetic.hospitals import simulated_hospitals
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The records of a simulated federation and how they are spread.
+
+    Attributes
+    ----------
+    dataset : EcgDataset
+    hospitals : list of Hospital
+    unlabelled : int
+        Records left out because they carry none of the five classes.
+    several_labels : int
+        Records left out because ``data.labels`` is ``single`` and they carry more than one class.
+    """
+
+    dataset: EcgDataset
+    hospitals: list[Hospital]
+    unlabelled: int
+    several_labels: int
+
+
+def open_federation(config: ExperimentConfig) -> Federation:
+    """Open the records that a config names and spread them over its hospitals.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When the set cannot be opened, or cannot be spread as the config asks.
+    """
+    run_independent = config.model_copy(update={"run": config.run.model_copy(update={"folder": "", "name": "x"})})
+    return _open(run_independent)
+
+
+@lru_cache(maxsize=2)
+def _open(config: ExperimentConfig) -> Federation:
+    dataset = _dataset(config)
+    labelled = np.flatnonzero(dataset.labelled)
+    unlabelled = len(dataset) - len(labelled)
+    several = 0
+    if config.data.labels == "single":
+        keep, several = single_label(dataset.labels[labelled])
+        labelled = labelled[keep]
+    folds = dataset.records["fold"].to_numpy()[labelled]
+    train = labelled[np.isin(folds, config.data.train_folds)]
+    test = labelled[np.isin(folds, config.data.test_folds)]
+    for name, rows, wanted in (("train", train, config.data.train_folds), ("test", test, config.data.test_folds)):
+        if not len(rows):
+            raise ConfigError(
+                f"no labelled patient is in data.{name}_folds {list(wanted)}; the set {dataset.info.name} has folds "
+                f"{sorted({int(fold) for fold in folds})}"
+            )
+    simulated = not config.data.path
+    hospitals = partition_patients(
+        dataset,
+        train,
+        test,
+        kind="site-column" if simulated else config.federation.partition,
+        sites=config.federation.sites,
+        alpha=config.federation.alpha,
+        seed=config.run.seed,
+        min_patients=config.federation.min_patients,
+        min_classes=config.federation.min_classes,
+    )
+    _check_sizes(config, dataset, hospitals)
+    return Federation(dataset, hospitals, unlabelled, several)
+
+
+def _dataset(config: ExperimentConfig) -> EcgDataset:
+    if not config.data.path:
+        return simulated_hospitals(
+            hospitals=config.federation.sites,
+            patients=config.data.simulated_patients,
+            seed=config.run.seed,
+            rate=config.data.rate or 100,
+        )
+    dataset = EcgDataset.open(config.data.path)
+    if config.data.rate not in (0, dataset.info.rate):
+        raise DataError(
+            f"{config.data.path} is sampled at {dataset.info.rate} Hz and data.rate asks for {config.data.rate} Hz; "
+            f"import it again with --rate {config.data.rate}, or set data.rate to 0"
+        )
+    return dataset
+
+
+def _check_sizes(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> None:
+    if config.privacy.enabled:
+        return  # There the expected batch is a share of the cohort, never more than all of it.
+    smallest = min(hospitals, key=lambda hospital: len(hospital.train))
+    if config.finetune.batch_size > len(smallest.train):
+        raise ConfigError(
+            f"finetune.batch_size = {config.finetune.batch_size} is larger than the cohort of {smallest.name}, "
+            f"{len(smallest.train)} training records; lower it or use fewer sites"
+        )
+
+
+def class_counts(dataset: EcgDataset, rows: np.ndarray) -> dict[str, int]:
+    """Return the number of records of each superclass among some rows."""
+    return dict(zip(SUPERCLASSES, (int(n) for n in dataset.labels[rows].sum(axis=0)), strict=True))

@@ -1,0 +1,369 @@
+"""A site: one hospital's records, policy, ledger and device, and what it does when a coordinator asks.
+
+The only thing that touches private records. It knows no transport: ``Site.run(task)`` gives an update, or raises
+:class:`core.tasks.TaskRefusedError` with a reason code; details go to the site's own log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from clients.policy import Policy
+from core.config import ExperimentConfig
+from core.ecg.dataset import EcgDataset
+from core.ecg.labels import SUPERCLASSES
+from core.errors import CardiofedError, ConfigError, DataError, FederationError, PrivacyError
+from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms
+from core.learning.classification import (
+    OptimizerSettings,
+    classification_fetch,
+    train_classifier,
+    train_classifier_privately,
+)
+from core.learning.regression import predict_targets, regression_fetch, target_columns, train_regression
+from core.learning.training import LossSum, Schedule, predict, steps_per_epoch
+from core.learning.transfer import all_tensors, load_tensors, set_trainable, trainable_tensors
+from core.models.registry import create_model
+from core.privacy.accountant import epsilon
+from core.privacy.ledger import Ledger
+from core.privacy.plan import BudgetExhaustedError, Neighbouring, PrivacyPlan, PrivacyUnit, calibrate
+from core.privacy.sampling import units_of
+from core.synthetic.recipe import Recipe, SyntheticRecords, generate, recipe_of, shard_bounds, target_scale
+from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
+
+REPLICATE_BINS = 512
+"""Coarser than the point estimate's: only the width of the interval comes from the replicates."""
+
+_log = logging.getLogger("cardiofed.site")
+
+
+class Site:
+    """One hospital.
+
+    Parameters
+    ----------
+    name : str
+    config : ExperimentConfig
+    train, test : EcgDataset
+        The site's own records.
+    state : Path
+        Folder for what outlives a message: ledger, frozen tensors, log.
+    device : torch.device
+    policy : Policy
+        What may leave the site in clear.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ExperimentConfig,
+        train: EcgDataset,
+        test: EcgDataset,
+        state: Path,
+        device: torch.device,
+        policy: Policy,
+    ) -> None:
+        self.name, self.config, self.train, self.test = name, config, train, test
+        self.state, self.device, self.policy = state, device, policy
+        self.ledger = Ledger(state)
+        self._work: dict[TaskKind, Callable[[Task], Update]] = {
+            TaskKind.DESCRIBE: self._describe,
+            TaskKind.PRETRAIN: self._pretrain,
+            TaskKind.TRANSFER: self._transfer,
+            TaskKind.FINETUNE: self._finetune,
+            TaskKind.EVALUATE: self._evaluate,
+        }
+
+    def run(self, task: Task) -> Update:
+        """Do a task.
+
+        Raises
+        ------
+        TaskRefusedError
+            With a reason code, whatever went wrong; what exactly stands in ``site.log`` in the state folder.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        try:
+            return self._work[task.kind](task)
+        except Exception as error:
+            reason = _reason_of(error)
+            self._note(task, reason)
+            raise TaskRefusedError(reason, str(error)) from error
+
+    def _note(self, task: Task, reason: Reason) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.state / "site.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        _log.addHandler(handler)
+        _log.propagate = False
+        try:
+            _log.exception("%s round %d of %s: %s", task.kind, task.round_number, task.campaign, reason)
+        finally:
+            _log.removeHandler(handler)
+            handler.close()
+
+    def _describe(self, task: Task) -> Update:
+        texts = {
+            "name": self.name,
+            "device": str(self.device),
+            "normalisation": self.train.info.normalisation,
+        }
+        numbers = {"rate": float(self.train.info.rate), "samples": float(self.train.info.samples)}
+        if self.policy.allows("counts"):
+            numbers |= {
+                "train_records": float(len(self.train)),
+                "train_patients": float(self.train.records["patient"].nunique()),
+                "test_records": float(len(self.test)),
+            }
+            counts = self.train.labels.sum(axis=0)
+            numbers |= {f"train_{name}": float(n) for name, n in zip(SUPERCLASSES, counts, strict=True)}
+        return Update(numbers=numbers, texts=texts)
+
+    def _pretrain(self, task: Task) -> Update:
+        settings, recipe = self.config.pretrain, self._recipe()
+        records = shard(recipe, task.shard, task.shards)
+        targets = self._targets(task)
+        model = self._model(len(targets))
+        load_tensors(model, task.tensors)
+        steps = steps_per_epoch(len(records), settings.batch_size) * settings.local_epochs
+        loss = train_regression(
+            model,
+            regression_fetch(records, targets, target_scale(recipe), self.config.data.normalisation),
+            len(records),
+            epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            schedule=Schedule(settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1)),
+            weight_decay=settings.weight_decay,
+            seed=self._seed(task),
+            device=self.device,
+        )
+        # No patient is involved: the loss and the size of the shard may leave.
+        return Update(all_tensors(model), _loss_numbers(loss), weight=float(len(records)))
+
+    def _transfer(self, task: Task) -> Update:
+        self.state.mkdir(parents=True, exist_ok=True)
+        partial = self._base_file(task.base).with_suffix(".partial")
+        save_file({name: np.ascontiguousarray(values) for name, values in task.tensors.items()}, partial)
+        partial.replace(self._base_file(task.base))
+        return Update()
+
+    def _finetune(self, task: Task) -> Update:
+        model = self._classifier(task)
+        if self.config.privacy.enabled:
+            return self._finetune_privately(task, model)
+        settings, count = self.config.finetune, len(self.train)
+        steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
+        loss = train_classifier(
+            model,
+            classification_fetch(self.train, self.config.data.normalisation),
+            count,
+            epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            optimizer=self._optimizer(),
+            schedule=self._schedule(steps, task),
+            seed=self._seed(task),
+            device=self.device,
+        )
+        return self._trained(model, loss)
+
+    def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
+        settings = self.config.privacy
+        plan = self._plan(task)
+        entry = self.ledger.open_entry(
+            plan,
+            campaign=task.campaign,
+            round_number=task.round_number,
+            task=task.kind,
+            fingerprint=self.fingerprint,
+            void=settings.insecure_deterministic,
+        )
+        try:
+            loss = train_classifier_privately(
+                model,
+                classification_fetch(self.train, self.config.data.normalisation),
+                units_of(self.train.records, plan.unit),
+                plan,
+                optimizer=self._optimizer(),
+                schedule=self._schedule(plan.steps, task),
+                physical_batch=settings.physical_batch,
+                device=self.device,
+                insecure_seed=self._seed(task) if settings.insecure_deterministic else None,
+            )
+        except BaseException:
+            self.ledger.settle(entry, "crashed")
+            raise
+        self.ledger.settle(entry, "done")
+        update = self._trained(model, loss)
+        history = self.ledger.history(self.fingerprint)
+        # All of these follow from the plan alone, which was fixed before any record was read.
+        update.numbers.update(
+            epsilon=epsilon(history, plan.delta),
+            delta=plan.delta,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_rate=plan.sampling_rate,
+            steps=float(sum(mechanism.steps for mechanism in history)),
+            clip=plan.clip,
+            void=float(any(entry.void for entry in self.ledger.entries())),
+        )
+        update.texts.update(unit=plan.unit, neighbouring=plan.neighbouring, accountant=plan.accountant)
+        return update
+
+    def _plan(self, task: Task) -> PrivacyPlan:
+        """Return the plan of this round: the least noise with which all remaining rounds stay within the budget."""
+        settings = self.config.privacy
+        unit = PrivacyUnit(settings.unit)
+        steps = max(1, round(self.config.finetune.local_epochs / settings.sampling_rate))
+        noise = calibrate(
+            self.ledger.history(self.fingerprint),
+            epsilon=settings.epsilon,
+            delta=settings.delta,
+            sampling_rate=settings.sampling_rate,
+            steps=steps * (task.rounds - task.round_number + 1),
+            running=self.ledger.history(self.fingerprint, task.campaign),
+        )
+        return PrivacyPlan(
+            unit=unit,
+            neighbouring=Neighbouring.ADD_REMOVE,
+            epsilon=settings.epsilon,
+            delta=settings.delta,
+            clip=settings.clip,
+            units=len(units_of(self.train.records, unit)),
+            sampling_rate=settings.sampling_rate,
+            steps=steps,
+            noise_multiplier=noise,
+        )
+
+    def _evaluate(self, task: Task) -> Update:
+        return self._evaluate_regression(task) if task.phase == "pretrain" else self._evaluate_classes(task)
+
+    def _evaluate_regression(self, task: Task) -> Update:
+        recipe, targets = self._recipe(), self._targets(task)
+        held_out = self.config.synthetic.held_out
+        first, last = (recipe.size + held_out * k // task.shards for k in (task.shard, task.shard + 1))
+        records, scale = _generated(recipe, first, last), target_scale(recipe)
+        if not len(records):
+            return Update({"sums": np.zeros((len(targets), 3))})
+        model = self._model(len(targets))
+        load_tensors(model, task.tensors)
+        fetch = regression_fetch(records, targets, scale, self.config.data.normalisation)
+        predicted = predict_targets(model, fetch, len(records), targets, scale, self.device)
+        columns = target_columns(targets)
+        return Update({"sums": regression_sums(predicted, records.targets[:, columns], scale.median[columns])})
+
+    def _evaluate_classes(self, task: Task) -> Update:
+        if not self.policy.allows("evaluation"):
+            raise TaskRefusedError(Reason.NOT_RELEASED)
+        labels = self.test.labels
+        if not len(self.test):
+            empty = np.zeros((0, len(SUPERCLASSES)))
+            return Update(_histograms(empty, empty, np.zeros((task.replicates, 0))))
+        model = self._classifier(task)
+        fetch = classification_fetch(self.test, self.config.data.normalisation)
+        logits = predict(model, len(self.test), fetch, self.device)
+        weights = patient_bootstrap_weights(
+            self.test.records["patient"].tolist(), task.replicates, self.config.run.seed
+        )
+        return Update(_histograms(logits, labels, weights[1:]))
+
+    def _trained(self, model: nn.Module, loss: LossSum) -> Update:
+        weight = float(len(self.train)) if self.policy.allows("counts") else 1.0
+        numbers = _loss_numbers(loss) if self.policy.allows("loss") else {}
+        return Update(trainable_tensors(model), numbers, weight=weight)
+
+    def _classifier(self, task: Task) -> nn.Module:
+        model = self._model(len(SUPERCLASSES))
+        if task.base:
+            if not self._base_file(task.base).is_file():
+                raise TaskRefusedError(Reason.BASE_MISSING)
+            load_tensors(model, load_file(self._base_file(task.base)))
+        load_tensors(model, task.tensors)
+        set_trainable(model, self.config.transfer.trainable)
+        return model
+
+    def _model(self, outputs: int) -> nn.Module:
+        model = create_model(self.config.model.name, outputs=outputs, rate=self.train.info.rate, seed=0)
+        # Dropout draws from torch's global generator; this makes a task repeatable whatever ran before it.
+        torch.manual_seed(self.config.run.seed)
+        return model.to(self.device)
+
+    def _recipe(self) -> Recipe:
+        return recipe_of(self.config.synthetic, self.train.info.rate)
+
+    def _targets(self, task: Task) -> tuple[str, ...]:
+        return self.config.pretrain.targets if task.backbone == "shared" else (task.backbone,)
+
+    def _optimizer(self) -> OptimizerSettings:
+        settings = self.config.finetune
+        return OptimizerSettings(settings.optimizer, settings.weight_decay, settings.momentum)
+
+    def _schedule(self, steps: int, task: Task) -> Schedule:
+        settings = self.config.finetune
+        return Schedule(
+            settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1), settings.schedule
+        )
+
+    def _seed(self, task: Task) -> int:
+        """Return the seed of the batch order (never of privacy): a function of run, site, phase and round."""
+        words = f"{self.config.run.seed}/{self.name}/{task.kind}/{task.backbone}/{task.round_number}"
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:6], "big")
+
+    def _base_file(self, base: str) -> Path:
+        if not base.isalnum():
+            raise TaskRefusedError(Reason.BAD_REQUEST, f"base {base!r}")
+        return self.state / f"base-{base[:32]}.safetensors"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the cohort in the ledger: SHA-256 over its patients and records."""
+        pairs = sorted(zip(self.train.records["patient"], self.train.records["record"], strict=True))
+        return hashlib.sha256(repr(pairs).encode()).hexdigest()
+
+
+def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
+    """Return a site's part of the shared synthetic set, kept for the next round where memory allows."""
+    return _generated(recipe, *shard_bounds(recipe, number, shards))
+
+
+@lru_cache(maxsize=256)
+def _generated(recipe: Recipe, start: int, stop: int) -> SyntheticRecords:
+    return generate(recipe, start, stop)
+
+
+def _histograms(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    tensors = {"histograms": score_histograms(logits, labels)}
+    if len(weights):
+        # Poisson weights are small whole numbers, so a bin's count fits.
+        tensors["replicates"] = score_histograms(logits, labels, weights, REPLICATE_BINS).astype(np.uint16)
+    return tensors
+
+
+def _loss_numbers(loss: LossSum) -> dict[str, float]:
+    return {"loss_sum": loss.total, "loss_records": float(loss.records)}
+
+
+def _reason_of(error: Exception) -> Reason:
+    if isinstance(error, TaskRefusedError):
+        return error.reason
+    if isinstance(error, BudgetExhaustedError):
+        return Reason.BUDGET_EXHAUSTED
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return Reason.OUT_OF_MEMORY
+    if isinstance(error, (DataError, OSError)):
+        return Reason.DATA_UNREADABLE
+    if isinstance(error, FederationError):
+        return Reason.NOT_FINITE if "finite" in str(error) else Reason.BAD_REQUEST
+    if isinstance(error, (ConfigError, PrivacyError)):
+        return Reason.BAD_REQUEST
+    if isinstance(error, CardiofedError):
+        return Reason.FAILED
+    return Reason.FAILED

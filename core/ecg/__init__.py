@@ -1,0 +1,1 @@
+"""12-lead ECG records: leads, preprocessing, labels, and the on-disk set."""

@@ -1,0 +1,160 @@
+"""PTB-XL in its official layout (Wagner et al., Scientific Data 2020): two CSV files, two WFDB folders."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from core.ecg.labels import SUPERCLASSES, read_statements, superclasses
+from core.ecg.sources import Recording, Source
+from core.ecg.sources.wfdb_files import read_wfdb
+from core.errors import DataError
+
+DATABASE_FILE = "ptbxl_database.csv"
+STATEMENTS_FILE = "scp_statements.csv"
+FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
+
+_COLUMNS = ("ecg_id", "patient_id", "age", "sex", "site", "scp_codes", "strat_fold")
+# PTB-XL writes 300 for every age above 89, to protect the oldest patients.
+_HIDDEN_AGE, _OLDEST_AGE = 300, 90
+
+
+def open_folder(
+    folder: Path, *, rate: int, source_rate: int | None = None, minimum_likelihood: float = 0.0
+) -> Source:
+    """Open a PTB-XL folder.
+
+    Parameters
+    ----------
+    folder
+        Holds ``ptbxl_database.csv``, ``scp_statements.csv`` and ``records100/`` or ``records500/``.
+    rate
+        Hz wanted: 100 reads ``records100``, anything else ``records500``; where only the other folder
+        exists, that one is read (and resampled by the import).
+    source_rate
+        100 or 500: which folder to read, whatever the rate wanted. The two differ by a fraction of a sample:
+        500 gives, at 100 Hz, what filtering before resampling gives.
+    minimum_likelihood
+        Percent, see :func:`core.ecg.labels.superclasses`.
+
+    Returns
+    -------
+    Source
+        Records ``ptbxl-00024``, patients ``ptbxl-p15709``; ages hidden as 300 (above 89) become 90.
+
+    Raises
+    ------
+    DataError
+        A file, a column or both record folders are missing, or a row cannot be understood.
+    """
+    if not (folder / DATABASE_FILE).is_file():
+        raise DataError(f"{folder / DATABASE_FILE} is missing; PTB-XL's folder has it beside the records")
+    statements = read_statements(folder / STATEMENTS_FILE)
+    file_rate = _available_rate(folder, rate, source_rate)
+    rows = _read_database(folder / DATABASE_FILE, FILENAME_COLUMNS[file_rate])
+    table = _records_table(rows, statements, minimum_likelihood)
+    files = rows[FILENAME_COLUMNS[file_rate]].tolist()
+    names = table["record"].tolist()
+
+    def read(row: int) -> Recording:
+        recording = read_wfdb(folder / files[row], names[row])
+        if recording.rate != file_rate:
+            raise DataError(
+                f"record {names[row]} has {recording.rate} Hz but lies in records{file_rate}; "
+                "restore it or leave the record out"
+            )
+        return recording
+
+    notes: tuple[str, ...] = ()
+    if file_rate != rate:
+        notes = (f"{folder} is read at {file_rate} Hz and resampled to {rate} Hz.",)
+    return Source(name="ptbxl", table=table, read=read, notes=notes)
+
+
+def _available_rate(folder: Path, wanted: int, source_rate: int | None) -> int:
+    if source_rate is not None:
+        if source_rate not in FILENAME_COLUMNS:
+            raise DataError(f"PTB-XL has no records at {source_rate} Hz; read those at 100 or 500 Hz")
+        if not (folder / f"records{source_rate}").is_dir():
+            raise DataError(f"{folder} has no records{source_rate}; get it, or read the other rate")
+        return source_rate
+    preferred = 100 if wanted == 100 else 500
+    for rate in (preferred, 600 - preferred):
+        if (folder / f"records{rate}").is_dir():
+            return rate
+    raise DataError(
+        f"{folder} has neither records100 nor records500; give the folder that PTB-XL unpacks to, "
+        "or get one with 'cardiofed data download ptbxl'"
+    )
+
+
+def _read_database(path: Path, filename_column: str) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as CSV ({error}); download it again") from None
+    missing = [column for column in (*_COLUMNS, filename_column) if column not in rows.columns]
+    if missing:
+        raise DataError(f"{path} has no column {missing[0]!r}; use the file of the PTB-XL release")
+    if rows.empty:
+        raise DataError(f"{path} lists no record; use the file of the PTB-XL release")
+    return rows
+
+
+def _records_table(rows: pd.DataFrame, statements: dict[str, str], minimum_likelihood: float) -> pd.DataFrame:
+    names = [f"ptbxl-{_whole(text, 'ecg_id', text):05d}" for text in rows["ecg_id"]]
+    labels = np.array(
+        [
+            superclasses(_scp_codes(text, name), statements, minimum_likelihood)
+            for text, name in zip(rows["scp_codes"], names, strict=True)
+        ]
+    )
+
+    def whole(column: str) -> list[int | None]:
+        pairs = zip(rows[column], names, strict=True)
+        return [_whole(text, column, name) if text else None for text, name in pairs]
+
+    patients = whole("patient_id")
+    ages = pd.Series([_number(t, "age", n) for t, n in zip(rows["age"], names, strict=True)], dtype=float)
+    table = pd.DataFrame(
+        {
+            "record": names,
+            "patient": [
+                name if number is None else f"ptbxl-p{number:05d}"
+                for number, name in zip(patients, names, strict=True)
+            ],
+            "site": ["" if number is None else str(number) for number in whole("site")],
+            "fold": [number or 0 for number in whole("strat_fold")],
+            "age": ages.replace(_HIDDEN_AGE, _OLDEST_AGE),
+            "sex": pd.Series(whole("sex"), dtype=float),
+        }
+    )
+    return table.assign(**{name: labels[:, index] for index, name in enumerate(SUPERCLASSES)})
+
+
+def _scp_codes(text: str, name: str) -> dict[str, float]:
+    if not text:
+        return {}
+    try:
+        return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, TypeError, AttributeError):
+        raise DataError(
+            f"record {name} has scp_codes {text!r}, which is no dictionary; mend the row"
+        ) from None
+
+
+def _number(text: str, column: str, name: str) -> float:
+    try:
+        return float(text) if text else np.nan
+    except ValueError:
+        raise DataError(f"record {name} has {column} {text!r}, which is no number; mend the row") from None
+
+
+def _whole(text: str, column: str, name: str) -> int:
+    number = _number(text, column, name)
+    if not np.isfinite(number) or number != int(number):
+        raise DataError(f"record {name} has {column} {text!r}, which is no whole number; mend the row")
+    return int(number)

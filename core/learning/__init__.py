@@ -1,0 +1,1 @@
+"""Training loops for regression and classification, and the rules of transfer."""

@@ -1,0 +1,73 @@
+"""The backbones by name, and what every one of them offers.
+
+A model is ``forward_features`` (a feature vector a record) followed by ``head``. ``reset_head(n)`` replaces the head, as
+transfer does. All normalisation is GroupNorm, in every arm, since BatchNorm mixes records and cannot be trained privately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import ConfigError
+from core.models.inception1d import Inception1d
+from core.models.resnet1d import ResNet1d
+
+
+class Backbone(Protocol):
+    """What the registry gives: an ``nn.Module`` with these methods."""
+
+    head: nn.Module
+
+    def forward_features(self, signals: Tensor) -> Tensor:
+        """Return features of shape (batch, features) from signals of shape (batch, leads, samples)."""
+
+    def reset_head(self, outputs: int) -> None:
+        """Replace the last layer (or layers) by freshly initialised ones with ``outputs`` outputs."""
+
+    def last_stage(self) -> list[nn.Module]:
+        """Return the modules of the last stage before the head."""
+
+
+_MODELS: dict[str, Callable[..., nn.Module]] = {"resnet1d": ResNet1d, "inception1d": Inception1d}
+
+
+def model_names() -> list[str]:
+    """Return the names of the registered models."""
+    return list(_MODELS)
+
+
+def create_model(name: str, *, outputs: int, leads: int = 12, rate: int = 100, seed: int | None = None) -> nn.Module:
+    """Create a model.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`model_names`.
+    outputs : int
+        Width of the head.
+    leads : int
+    rate : int
+        Samples a second of the signals; the first layer covers the same time at any rate.
+    seed : int, optional
+        Fixes the initial weights without touching torch's global generator.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name.
+    """
+    if name not in _MODELS:
+        raise ConfigError(f"unknown model {name!r}; choose one of {', '.join(_MODELS)}")
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return _MODELS[name](leads=leads, outputs=outputs, rate=rate)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

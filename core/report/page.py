@@ -1,0 +1,155 @@
+"""One self-contained HTML page for a run: no script, no font, no picture from anywhere else."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from core.ecg.labels import SUPERCLASSES
+from core.report import figures, sections
+from core.report.ecg_paper import draw_ecg
+from core.report.numbers import finite, fixed
+from core.report.run_folder import Examples, RunRecord, read_run, section
+from core.report.svg import inline_svg
+
+_HERE = Path(__file__).parent
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html``, and the per-class numbers as ``results.csv``, into a run folder.
+
+    An interrupted, failed or running run gets a report of what there is, which says so. The same folder gives
+    the same bytes every time. Each file appears whole or not at all.
+
+    Parameters
+    ----------
+    run
+        A run folder; see ``docs/architecture.md`` for what it holds.
+
+    Returns
+    -------
+    Path
+        Of ``report.html``.
+
+    Raises
+    ------
+    DataError
+        If `run` is no run folder.
+    """
+    run = Path(run)
+    record = read_run(run)
+    page, table = render_html(record), render_csv(record)
+    _write_atomically(run / "results.csv", table)
+    _write_atomically(run / "report.html", page)
+    return run / "report.html"
+
+
+def render_html(run: RunRecord) -> str:
+    """The report as HTML."""
+    loader = jinja2.FileSystemLoader(_HERE)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        name=str(run.run.get("name") or "run"),
+        run=run,
+        verdict=sections.verdict(run),
+        headline=sections.headline(run),
+        ran=sections.what_ran(run),
+        pretraining=sections.pretraining(run),
+        classes=sections.classes(run),
+        sites=sections.sites(run),
+        privacy=sections.privacy(run),
+        left_out=sections.left_out(run),
+        provenance=sections.provenance(run),
+        figures=_figures(run),
+        examples=_examples(run.examples) if run.examples else [],
+        labels=SUPERCLASSES,
+    )
+
+
+def render_csv(run: RunRecord) -> str:
+    """Scores of each class and their mean, unrounded, as CSV; what is missing is empty."""
+    classification = section(run.results, "classification")
+    rows = dict(section(classification, "classes"))
+    if macro := section(classification, "macro"):
+        rows["macro"] = {**macro, "records": classification.get("records")}
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["class", "auroc", "auroc_low", "auroc_high", "auprc", "f1", "positives", "records"])
+    for name, row in rows.items():
+        low, high = row.get("auroc_interval") or (None, None)
+        rest = [row.get(key) for key in ("auprc", "f1", "positives", "records")]
+        values = [row.get("auroc"), low, high, *rest]
+        writer.writerow([name, *("" if finite(value) is None else value for value in values)])
+    return file.getvalue()
+
+
+def _figures(run: RunRecord) -> dict[str, Markup]:
+    """Every figure that the run has numbers for, by name."""
+    wanted: dict[str, tuple[Figure | None, str]] = {
+        "pretraining": (
+            figures.pretraining_curves(run.metrics),
+            "Pretraining error of each target over the rounds, relative to always predicting the median",
+        ),
+        "finetuning": (
+            figures.finetuning_curves(run.metrics),
+            "Macro AUROC and training loss over the fine-tuning rounds",
+        ),
+        "auroc": (
+            figures.class_auroc(section(run.results, "classification")),
+            "AUROC of each class and their mean, with intervals; the numbers are in the table",
+        ),
+        "counts": (
+            figures.class_counts(run.sites),
+            "Training records of each class at each site",
+        ),
+    }
+    return {
+        name: Markup(inline_svg(figure, f"figure-{name}", label))
+        for name, (figure, label) in wanted.items()
+        if figure is not None
+    }
+
+
+def _examples(examples: Examples) -> list[dict[str, Any]]:
+    drawn = []
+    for index, (signal, name, site) in enumerate(
+        zip(examples.signals, examples.names, examples.sites, strict=True)
+    ):
+        true = [label for label, yes in zip(SUPERCLASSES, examples.labels[index], strict=True) if yes]
+        sheet = draw_ecg(signal, examples.rate, title=name, units=examples.units)
+        drawn.append(
+            {
+                "name": name,
+                "site": site,
+                "true": true,
+                "svg": Markup(inline_svg(sheet, f"ecg-{index}", f"12-lead ECG of record {name} on paper")),
+                "classes": [
+                    {
+                        "name": label,
+                        "probability": fixed(value, 2),
+                        "percent": fixed(100 * min(max(finite(float(value)) or 0.0, 0.0), 1.0), 1),
+                        "true": label in true,
+                    }
+                    for label, value in zip(SUPERCLASSES, examples.probabilities[index], strict=True)
+                ],
+            }
+        )  # fmt: skip
+    return drawn
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="")
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,403 @@
+"""What the report says, section by section, as texts for the template: no HTML here, and no drawing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from core.ecg.labels import SUPERCLASSES
+from core.report import numbers
+from core.report.numbers import MISSING, finite
+from core.report.run_folder import PHASES, TARGETS, RunRecord, section
+
+RELEASES = {
+    "evaluation": "Scores on the test records (AUROC, AUPRC, F1)",
+    "counts": "Counts of records and patients, by class",
+    "loss": "Training loss of each round",
+}
+"""Numbers about private records that a site may release in clear (``privacy.release``), in words."""
+
+_MECHANISM = ("Noise multiplier", "Sampling rate", "Steps", "Clip")
+
+Table = dict[str, Any]
+
+
+def verdict(run: RunRecord) -> str:
+    """One sentence, in plain words, on what came out."""
+    classification = section(run.results, "classification")
+    auroc = finite(section(classification, "macro").get("auroc"))
+    where = _where(run)
+    if auroc is None:
+        if run.status != "done":
+            return f"{where}: there is no evaluation."
+        errors = _regression(run)
+        if not errors:
+            return "The run is done, and measured nothing."
+        told = ", ".join(
+            f"{_target(target)[0]} to {numbers.error(row.get('mae'))} {row.get('unit') or _target(target)[1]}"
+            for _, target, row in errors
+        )
+        return f"Pretraining alone: the model reads off unseen synthetic ECGs {told}, on average."
+    sites = len(run.sites)
+    kind = "simulated hospital" if run.simulated else "site"
+    trained = f"{sites} {kind}{'' if sites == 1 else 's'}"
+    records = numbers.count(classification.get("records"))
+    sentence = (
+        f"Shown two ECGs, one with a diagnosis and one without it, the model picks the right one "
+        f"{auroc * 100:.0f} times in 100 (on {records} held-out ECGs), after training at {trained} "
+        f"{_privacy_clause(run)}."
+    )
+    return sentence if run.status == "done" else f"{where}, but it was evaluated. {sentence}"
+
+
+def headline(run: RunRecord) -> list[dict[str, str]]:
+    """The four numbers at the top: macro AUROC, epsilon, sites, records."""
+    data = section(run.run, "data")
+    classification = section(run.results, "classification")
+    macro = section(classification, "macro")
+    value, remark = numbers.score(macro.get("auroc")), _interval_words(run)
+    if value == MISSING:
+        value, remark = _last_auroc(run)
+    epsilon, privacy = _headline_privacy(run)
+    patients = numbers.count(data.get("patients"))
+    tested = numbers.count(classification.get("records"))
+    about = [f"of {patients} patients"] if patients != MISSING else []
+    about += [f"{tested} held out"] if tested != MISSING else []
+    devices = {str(site["device"]) for site in run.sites if site.get("device")}
+    return [
+        {"label": "Macro AUROC", "value": value, "remark": remark},
+        {"label": "Privacy loss ε", "value": epsilon, "remark": privacy},
+        {
+            "label": "Simulated hospitals" if run.simulated else "Sites",
+            "value": numbers.count(len(run.sites)) if run.sites else MISSING,
+            "remark": f"on {', '.join(sorted(devices))}" if devices else "",
+        },
+        {"label": "Records", "value": numbers.count(data.get("records")), "remark": ", ".join(about)},
+    ]
+
+
+def what_ran(run: RunRecord) -> Table:
+    """Phases with rounds, time and traffic; the model; remarks of the run itself."""
+    seconds = section(run.results, "seconds")
+    rows = []
+    for phase, title in PHASES.items():
+        by_backbone: dict[str, list[Mapping[str, Any]]] = {}
+        for row in run.rounds(phase):
+            by_backbone.setdefault(str(row.get("backbone") or ""), []).append(row)
+        for backbone, done in by_backbone.items():
+            named = phase == "pretrain" and backbone not in ("", "shared")
+            planned = finite(done[-1].get("rounds"))
+            rows.append(
+                [
+                    f"{title} ({backbone.upper()})" if named else title,
+                    f"{len(done)} of {planned:.0f}" if planned else str(len(done)),
+                    numbers.duration(_total(done, "seconds")),
+                    numbers.size(_total(done, "bytes_down")),
+                    numbers.size(_total(done, "bytes_up")),
+                ]
+            )
+    for phase, title in (("transfer", "Transfer"), ("evaluate", "Evaluation")):
+        if phase in seconds:
+            rows.append([title, MISSING, numbers.duration(seconds[phase]), MISSING, MISSING])
+    model = section(run.results, "model")
+    name = model.get("name") or section(run.config, "model").get("name")
+    mode = model.get("trainable_mode") or section(run.config, "transfer").get("trainable")
+    facts = [
+        ("Model", name or MISSING),
+        ("Parameters", numbers.count(model.get("parameters"))),
+        ("Fine-tuned", numbers.count(model.get("trainable")) + (f" ({mode})" if mode else "")),
+        ("Engine", run.run.get("engine") or MISSING),
+        ("Started", _moment(run.run.get("started"))),
+        ("Finished", _moment(run.run.get("finished"))),
+        ("Status", run.status),
+    ]
+    notes = [str(note) for note in run.results.get("notes") or ()]
+    dropped = finite(section(run.run, "data").get("unlabelled_dropped"))
+    if dropped:
+        notes.append(f"{numbers.count(dropped)} records without any of the five classes were left out.")
+    return {
+        "columns": ["Phase", "Rounds", "Time", "To sites", "From sites"],
+        "rows": rows,
+        "facts": facts,
+        "notes": notes,
+    }
+
+
+def pretraining(run: RunRecord) -> Table:
+    """Error of each target beside that of always predicting the median."""
+    rows = []
+    for backbone, target, row in _regression(run):
+        mae, median = finite(row.get("mae")), finite(row.get("median_mae"))
+        title, unit = _target(target)
+        named = backbone not in ("shared", target)
+        rows.append(
+            [
+                f"{title} ({backbone})" if named else title,
+                numbers.error(mae),
+                numbers.error(median),
+                numbers.fixed(mae / median if mae is not None and median else None, 2),
+                str(row.get("unit") or unit),
+                numbers.count(row.get("records")),
+            ]
+        )
+    note = ""
+    if rows and not run.results.get("regression"):
+        note = "From the last finished round: the run ended before its evaluation."
+    return {
+        "columns": ["Target", "Mean abs. error", "Always the median", "Ratio", "Unit", "Records"],
+        "rows": rows,
+        "note": note,
+    }
+
+
+def classes(run: RunRecord) -> Table:
+    """Scores of each class, and their mean."""
+    classification = section(run.results, "classification")
+    rows = [
+        _score_row(name, section(section(classification, "classes"), name))
+        for name in section(classification, "classes")
+    ]
+    macro = section(classification, "macro")
+    total = _score_row("Macro mean", {**macro, "records": classification.get("records")}) if macro else None
+    notes = []
+    if any(MISSING in row[1:6] for row in rows):
+        notes.append("– in a row: the test records hold no positive or no negative of that class, "
+                     "or a site may not release it.")  # fmt: skip
+    if rows:
+        notes.append(_how_measured(classification))
+    return {
+        "columns": ["Class", "AUROC", "Interval", "AUPRC", "F1", "Positives", "Records"],
+        "rows": rows,
+        "total": total,
+        "notes": notes,
+    }
+
+
+def sites(run: RunRecord) -> Table:
+    """One row a site; `mix` holds its share of each class, for a bar."""
+    rows = []
+    for site in run.sites:
+        name = str(site.get("name", MISSING))
+        counts = [finite(section(site, "classes").get(label)) for label in SUPERCLASSES]
+        total = sum(value or 0.0 for value in counts)
+        missed = [miss for miss in left_out(run) if miss[0] == name]
+        answered = finite(site.get("rounds_answered"))
+        if answered is None and run.metrics:
+            answered = sum(name in (row.get("answered") or ()) for row in run.metrics)
+        rows.append(
+            {
+                "name": name,
+                "device": str(site.get("device") or MISSING),
+                "patients": numbers.count(site.get("train_patients")),
+                "records": numbers.count(site.get("train_records")),
+                "tested": numbers.count(site.get("test_records")),
+                "mix": [
+                    {"name": label, "count": numbers.count(value), "share": f"{100 * value / total:.2f}"}
+                    for label, value in zip(SUPERCLASSES, counts, strict=True)
+                    if value and total
+                ],
+                "auroc": numbers.score(site.get("macro_auroc")),
+                "answered": numbers.count(answered),
+                "left_out": f"{len(missed)}×: {missed[0][3]}" if missed else "never",
+            }
+        )
+    notes = []
+    if any(not row["mix"] or MISSING in (row["patients"], row["records"]) for row in rows):
+        notes.append(_why_no_counts(run))
+    if any(row["auroc"] == MISSING for row in rows):
+        why = "the site has too few test records of some class, or may not release its scores."
+        notes.append(f"AUROC –: {why if run.results else 'there is no evaluation.'}")
+    return {"rows": rows, "notes": notes}
+
+
+def privacy(run: RunRecord) -> dict[str, Any]:
+    """What was promised to whom, site by site, and what left the sites in clear."""
+    rows = [
+        {
+            "cells": [
+                str(site.get("name", MISSING)),
+                numbers.epsilon(site.get("epsilon")),
+                numbers.delta(site.get("delta")),
+                *(str(site.get(key) or MISSING) for key in ("unit", "neighbouring", "accountant")),
+                numbers.significant(site.get("noise_multiplier")),
+                numbers.significant(site.get("sampling_rate")),
+                numbers.count(site.get("steps")),
+                numbers.significant(site.get("clip")),
+            ],
+            "void": bool(site.get("void")),
+        }
+        for site in run.privacy_sites
+    ]
+    released = run.run.get("release")
+    known = list(dict.fromkeys([*RELEASES, *map(str, released or ())]))
+    clear = [(RELEASES.get(name, name), name in (released or ())) for name in known]
+    return {
+        "enabled": run.private,
+        "columns": ["Site", "ε", "δ", "Protects", "Neighbours", "Accountant", *_MECHANISM],
+        "rows": rows,
+        "void": any(row["void"] for row in rows),
+        "unfinished": run.privacy_unfinished,
+        "released_known": released is not None,
+        "released": [words for words, is_clear in clear if is_clear],
+        "withheld": [words for words, is_clear in clear if not is_clear],
+    }  # fmt: skip
+
+
+def left_out(run: RunRecord) -> list[list[str]]:
+    """Site, phase, round and reason of everything that was left out of a round."""
+    found: dict[tuple[str, str, str], str] = {}
+    for row in run.metrics:
+        for miss in row.get("left_out") or ():
+            key = (str(miss.get("site", MISSING)), str(row["phase"]), numbers.count(row["round"]))
+            found.setdefault(key, str(miss.get("reason") or "no reason given"))
+    for site in run.sites:
+        for miss in site.get("left_out") or ():
+            key = (
+                str(site.get("name", MISSING)),
+                str(miss.get("phase", "")),
+                numbers.count(miss.get("round")),
+            )
+            found.setdefault(key, str(miss.get("reason") or "no reason given"))
+    return [
+        [site, PHASES.get(phase, phase.capitalize() or MISSING), round_, reason]
+        for (site, phase, round_), reason in found.items()
+    ]
+
+
+def provenance(run: RunRecord) -> list[tuple[str, str]]:
+    """What it takes to repeat the run."""
+    data, recipe = section(run.run, "data"), section(run.run, "recipe")
+    versions = section(run.run, "versions")
+    size, rate = numbers.count(recipe.get("size")), numbers.significant(recipe.get("rate"))
+    facts: Sequence[tuple[str, Any]] = (
+        ("Command", run.run.get("command")),
+        ("Seed", run.run.get("seed")),
+        ("Config hash", run.run.get("config_hash")),
+        ("Data", " · ".join(str(data[key]) for key in ("name", "source") if data.get(key))),
+        ("Sampling rate", f"{data['rate']} Hz" if data.get("rate") else None),
+        ("Data fingerprint", data.get("fingerprint")),
+        ("Recipe hash", recipe.get("hash")),
+        ("Recipe", f"{size} synthetic records at {rate} Hz" if recipe else None),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
+    )
+    return [(label, MISSING if value in (None, "") else str(value)) for label, value in facts]
+
+
+def _where(run: RunRecord) -> str:
+    """How far a run came, as the beginning of a sentence."""
+    ended = {
+        "done": "The run is done",
+        "running": "The run is not finished",
+        "failed": "The run failed",
+    }.get(run.status, "The run was interrupted")
+    if not run.metrics:
+        return f"{ended} before its first round"
+    last = run.metrics[-1]
+    planned = finite(last.get("rounds"))
+    of = f" of {planned:.0f}" if planned else ""
+    joint = "after" if run.status in ("interrupted", "failed") else "and has done"
+    return f"{ended} {joint} round {last['round']}{of} of {PHASES[last['phase']].lower()}"
+
+
+def _interval_words(run: RunRecord) -> str:
+    classification = section(run.results, "classification")
+    bounds = numbers.interval(section(classification, "macro").get("auroc_interval"))
+    if bounds == MISSING:
+        return "no interval was computed"
+    return f"{bounds} ({classification.get('interval') or 'interval'})"
+
+
+def _how_measured(classification: Mapping[str, Any]) -> str:
+    replicates = finite(classification.get("bootstrap"))
+    name = classification.get("interval")
+    if not replicates or not name:
+        return "No intervals were computed."
+    return f"Intervals: {name}, {numbers.count(replicates)} replicates."
+
+
+def _last_auroc(run: RunRecord) -> tuple[str, str]:
+    """Macro AUROC of the last round that has one, for a run without an evaluation."""
+    for row in reversed(run.rounds("finetune")):
+        if finite(row.get("macro_auroc")) is not None:
+            return numbers.score(row["macro_auroc"]), f"after fine-tuning round {row['round']}, no interval"
+    if not run.results:
+        return MISSING, "there is no evaluation"
+    return MISSING, "it could not be computed, or may not be released"
+
+
+def _headline_privacy(run: RunRecord) -> tuple[str, str]:
+    if not run.private:
+        return "not private", "no differential privacy"
+    spent = run.privacy_sites
+    if not spent:
+        return MISSING, "privacy is on, but no site has told what it spent"
+    if any(site.get("void") for site in spent):
+        return "void", "the noise came from a known seed: not private"
+    silent = [str(site.get("name")) for site in spent if numbers.epsilon(site.get("epsilon")) == MISSING]
+    if silent:
+        return MISSING, f"unknown at {', '.join(silent)}"
+    moment = "after the last finished round, " if run.privacy_unfinished else ""
+    remark = f"{_relation(spent)}, {moment}at the site that spent most"
+    return numbers.epsilon(max(site["epsilon"] for site in spent)), remark
+
+
+def _relation(spent: Iterable[Mapping[str, Any]]) -> str:
+    spent = list(spent)
+    deltas = [delta for site in spent if (delta := finite(site.get("delta"))) is not None]
+    units = "/".join(sorted({str(site.get("unit") or "unit not recorded") for site in spent}))
+    relations = "/".join(sorted({str(site.get("neighbouring") or "relation not recorded") for site in spent}))
+    return f"δ = {numbers.delta(max(deltas, default=None))}, {units}, {relations}"
+
+
+def _privacy_clause(run: RunRecord) -> str:
+    value, _ = _headline_privacy(run)
+    if value == "not private":
+        return "without differential privacy"
+    if value == "void":
+        return "with privacy noise from a known seed, which protects nobody"
+    if value == MISSING:
+        return "with noise whose privacy loss is not recorded for every site"
+    return f"with differential privacy (ε ≤ {value}, {_relation(run.privacy_sites)})"
+
+
+def _regression(run: RunRecord) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Backbone, target and errors: of the evaluation, else of each backbone's last round."""
+    told = section(run.results, "regression")
+    if told:
+        return [(name, target, row) for name, rows in told.items() for target, row in rows.items()]
+    last = {str(row.get("backbone") or "shared"): row for row in run.rounds("pretrain") if row.get("mae")}
+    return [
+        (name, target, {"mae": mae, "median_mae": section(row, "median_mae").get(target)})
+        for name, row in last.items()
+        for target, mae in section(row, "mae").items()
+    ]
+
+
+def _target(name: str) -> tuple[str, str]:
+    return TARGETS.get(name, (name, ""))
+
+
+def _score_row(name: str, result: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        numbers.score(result.get("auroc")),
+        numbers.interval(result.get("auroc_interval")),
+        numbers.score(result.get("auprc")),
+        numbers.score(result.get("f1")),
+        numbers.count(result.get("positives")),
+        numbers.count(result.get("records")),
+    ]
+
+
+def _why_no_counts(run: RunRecord) -> str:
+    if "counts" not in (run.run.get("release") or ()):
+        return "Patients, records or class mix –: the sites do not release counts (privacy.release)."
+    return "Patients, records or class mix –: the run ended before the sites told their counts."
+
+
+def _moment(stamp: Any) -> str:
+    """``2026-11-20 10:41:07 UTC`` from an ISO 8601 time."""
+    return str(stamp or MISSING).replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")
+
+
+def _total(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    values = [value for row in rows if (value := finite(row.get(key))) is not None]
+    return sum(values) if values else None

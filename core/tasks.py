@@ -1,0 +1,174 @@
+"""What a coordinator asks of a site in one message, and what the site answers. Knows no transport.
+
+Both are plain tensors and plain numbers, so that the Flower adapters on either side copy them without understanding them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from core.errors import FederationError
+
+PROTOCOL = 1
+"""Raised whenever an older site could misread a task."""
+
+Tensors = dict[str, np.ndarray]
+Value = bool | int | float | str
+
+
+class TaskKind(StrEnum):
+    """What can be asked; the value is the Flower message type."""
+
+    DESCRIBE = "query.describe"
+    PRETRAIN = "train.pretrain"
+    TRANSFER = "query.transfer"
+    FINETUNE = "train.finetune"
+    EVALUATE = "evaluate"
+
+
+class Reason(StrEnum):
+    """Why a site did not do what it was asked. Codes travel; details stay in the site's own log."""
+
+    BAD_REQUEST = "bad-request"
+    BASE_MISSING = "base-missing"
+    BUDGET_EXHAUSTED = "budget-exhausted"
+    DATA_UNREADABLE = "data-unreadable"
+    NOT_FINITE = "not-finite"
+    NOT_RELEASED = "not-released"
+    OUT_OF_MEMORY = "out-of-memory"
+    DEVICE_MISSING = "device-missing"
+    FAILED = "failed"
+    NO_ANSWER = "no-answer"
+
+
+REASONS: dict[str, str] = {
+    Reason.BAD_REQUEST: "the site could not make sense of the task (other settings or another release)",
+    Reason.BASE_MISSING: "the site lacked the frozen part of the model; it is sent again",
+    Reason.BUDGET_EXHAUSTED: "the task would have exceeded the site's privacy budget",
+    Reason.DATA_UNREADABLE: "the site could not read its records",
+    Reason.NOT_FINITE: "the loss or the model stopped being finite",
+    Reason.NOT_RELEASED: "the site's policy does not release what was asked",
+    Reason.OUT_OF_MEMORY: "the site ran out of memory",
+    Reason.DEVICE_MISSING: "the site's device is missing",
+    Reason.FAILED: "the task failed; the site's log says why",
+    Reason.NO_ANSWER: "the site did not answer",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One request to one site.
+
+    Attributes
+    ----------
+    kind : TaskKind
+    campaign : str
+        Name of the whole training; a site's ledger files entries under it.
+    phase : str
+        ``pretrain`` or ``finetune``: which model the tensors belong to.
+    backbone : str
+        ``shared``, or the one target that a backbone is pretrained on.
+    round_number, rounds : int
+        Counted from 1.
+    shard, shards : int
+        The site's place among all sites, which decides its part of the shared synthetic set.
+    replicates : int
+        Bootstrap replicates asked of an evaluation.
+    base : str
+        Fingerprint of the frozen tensors that ``tensors`` belong to; empty when nothing is frozen.
+    tensors : dict of str to ndarray
+    """
+
+    kind: TaskKind
+    campaign: str
+    phase: str = ""
+    backbone: str = ""
+    round_number: int = 0
+    rounds: int = 0
+    shard: int = 0
+    shards: int = 1
+    replicates: int = 0
+    base: str = ""
+    protocol: int = PROTOCOL
+    tensors: Tensors = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Value]:
+        """Return everything but the kind and the tensors, flat."""
+        return {name: getattr(self, name) for name in _SETTINGS}
+
+    @classmethod
+    def of(cls, kind: str, settings: dict[str, Value], tensors: Tensors) -> Task:
+        """Return the task of a message; the inverse of ``kind``, ``settings()`` and ``tensors``.
+
+        Raises
+        ------
+        FederationError
+            For an unknown kind, a missing or mistyped setting, or another protocol.
+        """
+        if settings.get("protocol") != PROTOCOL:
+            raise FederationError(
+                f"the task speaks protocol {settings.get('protocol')!r} and this site speaks {PROTOCOL}; "
+                "install the release of cardiofed that the federation uses"
+            )
+        try:
+            values = {name: settings[name] for name in _SETTINGS}
+            for name, value in values.items():
+                if type(value) is not _SETTINGS[name]:
+                    raise TypeError(f"{name} is {value!r}")
+            return cls(kind=TaskKind(kind), tensors=tensors, **values)  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FederationError(f"the task cannot be read ({error}); use one release everywhere") from None
+
+
+_SETTINGS: dict[str, type] = {
+    "campaign": str,
+    "phase": str,
+    "backbone": str,
+    "round_number": int,
+    "rounds": int,
+    "shard": int,
+    "shards": int,
+    "replicates": int,
+    "base": str,
+    "protocol": int,
+}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site answers.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray
+        Trained tensors, or sums such as score histograms.
+    numbers : dict of str to float
+        Numbers that may leave the site, for instance ``loss_sum`` and ``loss_records``.
+    texts : dict of str to str
+        The site's name and device, and the like.
+    weight : float
+        Weight in the average of the sites: training records where counts are released, else 1.
+    """
+
+    tensors: Tensors = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+class TaskRefusedError(Exception):
+    """A site will not or cannot do a task; only the code leaves the site.
+
+    Parameters
+    ----------
+    reason : Reason
+    detail : str
+        For the site's own log.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(detail or REASONS[reason])
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""The coordinator's side: campaign, strategy, checkpoint, and the Flower ServerApp."""

@@ -1,0 +1,407 @@
+"""A campaign: pretrain, transfer, fine-tune, evaluate. Knows sites by name and no transport.
+
+What reaches the sites goes through a :class:`Federation`; the Flower one is in :mod:`server.strategy`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from core.config import ExperimentConfig, config_hash
+from core.ecg.labels import SUPERCLASSES
+from core.ecg.leads import LEADS
+from core.errors import ConfigError, FederationError
+from core.evaluation import auroc, macro, summarise_regression
+from core.learning.transfer import all_tensors, load_tensors, set_trainable
+from core.models.registry import create_model
+from core.models.saved import ModelCard, save_model
+from core.synthetic.recipe import Recipe, recipe_of
+from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
+from server.results import classification_results, model_results, privacy_results, site_results
+from server.run_folder import Checkpoint, RunFolder
+
+BAND = (0.5, 40.0)
+RELEASES = ("evaluation", "counts", "loss")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back from one request to all sites.
+
+    Attributes
+    ----------
+    updates : dict of str to Update
+        By site, in the order of the names.
+    left_out : dict of str to str
+        Reason code by site.
+    """
+
+    updates: dict[str, Update]
+    left_out: dict[str, str]
+
+
+class Federation(Protocol):
+    """How a campaign reaches its sites."""
+
+    def sites(self) -> list[str]:
+        """Return the names of the sites that can be asked, sorted."""
+
+    def ask(self, tasks: dict[str, Task], answered: Callable[[str], object]) -> Answers:
+        """Send each site its task and wait; ``answered`` is called with the name of each site that came back."""
+
+    def aggregate(self, round_number: int, updates: dict[str, Update]) -> Tensors:
+        """Combine updates into one set of tensors, in a fixed order."""
+
+
+class Observer(Protocol):
+    """Who watches a campaign, for instance a progress bar."""
+
+    def phase(self, title: str, answers: int, done: int) -> None:
+        """A phase of ``answers`` expected answers begins, of which ``done`` came before a resume."""
+
+    def answered(self, site: str) -> None:
+        """A site came back."""
+
+    def round_finished(self, line: dict[str, Any]) -> None:
+        """A round ended; ``line`` is its entry in ``metrics.jsonl``."""
+
+
+@dataclass
+class Campaign:
+    """One whole training, resumable after any finished round.
+
+    Attributes
+    ----------
+    config : ExperimentConfig
+    federation : Federation
+    folder : RunFolder
+        Where rounds, checkpoints and results go; what it already holds is not done again.
+    observer : Observer
+    """
+
+    config: ExperimentConfig
+    federation: Federation
+    folder: RunFolder
+    observer: Observer
+    _descriptions: dict[str, Update] = field(default_factory=dict)
+    _base: Tensors = field(default_factory=dict)
+    _base_name: str = ""
+
+    def run(self) -> dict[str, Any]:
+        """Run what is left of the campaign and return the results.
+
+        Raises
+        ------
+        FederationError
+            When fewer than ``federation.min_sites`` answer.
+        """
+        self._describe()
+        if self.config.pretrain.from_run:
+            self._reuse_backbones(Path(self.config.pretrain.from_run))
+        elif self.config.pretrain.enabled:
+            for backbone in self._backbones():
+                self._pretrain(backbone)
+        trained, seconds = self._transfer()
+        trained = self._finetune(trained)
+        return self._finish(trained, seconds)
+
+    def _describe(self) -> None:
+        sites = self.federation.sites()
+        task = Task(TaskKind.DESCRIBE, self._name)
+        answers = self._ask(dict.fromkeys(sites, task), "describe", 0)
+        self._descriptions = answers.updates
+        rates = {name: int(update.numbers["rate"]) for name, update in answers.updates.items()}
+        if len(set(rates.values())) > 1:
+            raise ConfigError(
+                f"the sites' records have different rates ({_listing(rates)}); import them again at one rate"
+            )
+        devices = {name: update.texts["device"] for name, update in answers.updates.items()}
+        recipe = self._recipe()
+        self.folder.update_record(
+            devices=devices,
+            recipe={"hash": recipe.hash, "size": recipe.size, "rate": recipe.rate, "seed": recipe.seed}
+            if self.config.pretrain.enabled
+            else None,
+            release=list(self.config.privacy.release if self.config.privacy.enabled else RELEASES),
+        )
+
+    def _pretrain(self, backbone: str) -> None:
+        name = f"backbones/{backbone}"
+        if self.folder.load_tensors(name) is not None:
+            return
+        settings = self.config.pretrain
+        targets = self._targets(backbone)
+        model = self._create(len(targets))
+        tensors, first = self._take_up("pretrain", backbone, all_tensors(model))
+        sites = len(self._descriptions)
+        self.observer.phase(f"pretrain {backbone}", 2 * sites * settings.rounds, 2 * sites * (first - 1))
+        summary: dict[str, Any] = {}
+        for number in range(first, settings.rounds + 1):
+            began = time.monotonic()
+            request = Task(TaskKind.PRETRAIN, self._name, "pretrain", backbone, number, settings.rounds)
+            answers = self._ask(self._tasks(replace(request, tensors=tensors)), "pretrain", number)
+            tensors = self.federation.aggregate(number, answers.updates)
+            evaluation = replace(request, kind=TaskKind.EVALUATE, tensors=tensors)
+            sums = self._ask(self._tasks(evaluation), "pretrain", number).updates
+            summary = summarise_regression(sum(update.tensors["sums"] for update in sums.values()), targets)
+            self._close_round(
+                Checkpoint("pretrain", backbone, number, tensors),
+                answers,
+                settings.rounds,
+                time.monotonic() - began,
+                request_bytes=_bytes(tensors),
+                mae={target: values["mae"] for target, values in summary.items()},
+                median_mae={target: values["median_mae"] for target, values in summary.items()},
+                records=next(iter(summary.values()))["records"],
+            )
+        self.folder.save_tensors(name, tensors)
+
+    def _reuse_backbones(self, run: Path) -> None:
+        source, config = RunFolder.reopen(run)
+        for key in ("model", "synthetic"):
+            if getattr(config, key) != getattr(self.config, key):
+                raise ConfigError(f"pretrain.from_run = {run} was pretrained under another [{key}]; make them equal")
+        for backbone in self._backbones():
+            tensors = source.load_tensors(f"backbones/{backbone}")
+            if tensors is None:
+                raise ConfigError(
+                    f"pretrain.from_run = {run} holds no backbone {backbone!r}; "
+                    "name a run that finished pretraining with the same pretrain.backbone and pretrain.targets"
+                )
+            self.folder.save_tensors(f"backbones/{backbone}", tensors)
+        if not any(line["phase"] == "pretrain" for line in self.folder.metrics()):
+            for line in source.metrics():
+                if line["phase"] == "pretrain":
+                    self.folder.append_metrics({**line, "reused_from": str(run)})
+
+    def _transfer(self) -> tuple[Tensors, float]:
+        """Give the classifier its backbone; send the sites what stays frozen. Returns what trains."""
+        began = time.monotonic()
+        model = self._create(len(SUPERCLASSES))
+        if self.config.pretrain.enabled:
+            backbone = self.config.transfer.target if self._per_target else "shared"
+            tensors = self.folder.load_tensors(f"backbones/{backbone}")
+            assert tensors is not None
+            load_tensors(model, {key: v for key, v in tensors.items() if not key.startswith("head.")})
+        set_trainable(model, self.config.transfer.trainable)
+        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        tensors = all_tensors(model)
+        self._base = {name: values for name, values in tensors.items() if name not in names}
+        self._base_name = _fingerprint(self._base) if self._base else ""
+        self._send_base(list(self._descriptions))
+        return {name: values for name, values in tensors.items() if name in names}, time.monotonic() - began
+
+    def _send_base(self, sites: list[str]) -> None:
+        if not self._base or not sites:
+            return
+        task = Task(TaskKind.TRANSFER, self._name, "finetune", base=self._base_name, tensors=self._base)
+        self._ask(dict.fromkeys(sites, task), "transfer", 0, at_least=0)
+
+    def _finetune(self, trained: Tensors) -> Tensors:
+        settings = self.config.finetune
+        trained, first = self._take_up("finetune", "classifier", trained)
+        sites = len(self._descriptions)
+        self.observer.phase("fine-tune", 2 * sites * settings.rounds, 2 * sites * (first - 1))
+        for number in range(first, settings.rounds + 1):
+            began = time.monotonic()
+            request = Task(
+                TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name
+            )
+            answers = self._ask(self._tasks(replace(request, tensors=trained)), "finetune", number)
+            trained = self.federation.aggregate(number, answers.updates)
+            measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))
+            areas = auroc(_pooled(measured.updates)) if measured.updates else np.full(len(SUPERCLASSES), np.nan)
+            self._close_round(
+                Checkpoint("finetune", "classifier", number, trained),
+                answers,
+                settings.rounds,
+                time.monotonic() - began,
+                request_bytes=_bytes(trained),
+                macro_auroc=_number(macro(areas)),
+                auroc={name: _number(area) for name, area in zip(SUPERCLASSES, areas, strict=True)},
+                **_privacy_of(answers),
+            )
+        return trained
+
+    def _evaluate(self, task: Task) -> Answers:
+        """Ask for score histograms; a site may keep them to itself, and no minimum of sites is asked for."""
+        return self._ask(self._tasks(task), "evaluate", task.round_number, at_least=0)
+
+    def _finish(self, trained: Tensors, transfer_seconds: float) -> dict[str, Any]:
+        began = time.monotonic()
+        self.observer.phase("evaluate", len(self._descriptions), 0)
+        request = Task(
+            TaskKind.EVALUATE,
+            self._name,
+            "finetune",
+            replicates=self.config.run.bootstrap,
+            base=self._base_name,
+            tensors=trained,
+        )
+        measured = self._evaluate(request)
+        model = self._create(len(SUPERCLASSES))
+        load_tensors(model, {**self._base, **trained})
+        set_trainable(model, self.config.transfer.trainable)
+        first = next(iter(self._descriptions.values()))
+        card = ModelCard(
+            self.config.model.name,
+            SUPERCLASSES,
+            LEADS,
+            int(first.numbers["rate"]),
+            int(first.numbers["samples"]),
+            self.config.data.normalisation,
+            BAND,
+        )
+        save_model(self.folder.path, all_tensors(model), card)
+        lines = self.folder.metrics()
+        seconds = {phase: sum(x["seconds"] for x in lines if x["phase"] == phase) for phase in ("pretrain", "finetune")}
+        results = {
+            "regression": _regression_results(lines),
+            "classification": classification_results(measured.updates),
+            "sites": site_results(self._descriptions, measured, lines),
+            "privacy": privacy_results(self.config.privacy.enabled, lines),
+            "model": model_results(model, self.config),
+            "seconds": {**seconds, "transfer": transfer_seconds, "evaluate": time.monotonic() - began},
+            "notes": [f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()],
+        }
+        self.folder.write_results(results)
+        self.folder.finish("done")
+        return results
+
+    def _close_round(
+        self, checkpoint: Checkpoint, answers: Answers, rounds: int, seconds: float, request_bytes: int, **more: Any
+    ) -> None:
+        """Write the round's line, then its checkpoint: a crash in between repeats the round and replaces the line."""
+        numbers = [update.numbers for update in answers.updates.values()]
+        known = [n for n in numbers if n.get("loss_records")]
+        records = sum(n["loss_records"] for n in known)
+        line = {
+            "phase": checkpoint.phase,
+            "backbone": checkpoint.backbone,
+            "round": checkpoint.round_number,
+            "rounds": rounds,
+            "loss": sum(n["loss_sum"] for n in known) / records if records else None,
+            "seconds": round(seconds, 3),
+            "bytes_down": request_bytes * (len(answers.updates) + len(answers.left_out)),
+            "bytes_up": sum(_bytes(update.tensors) for update in answers.updates.values()),
+            "answered": list(answers.updates),
+            "left_out": [{"site": site, "reason": reason} for site, reason in answers.left_out.items()],
+            **more,
+        }
+        self.folder.append_metrics(line)
+        self.folder.save_checkpoint(checkpoint)
+        self.observer.round_finished(line)
+
+    def _take_up(self, phase: str, backbone: str, fresh: Tensors) -> tuple[Tensors, int]:
+        """Return the tensors and the round to go on from."""
+        checkpoint = self.folder.load_checkpoint()
+        last, tensors = 0, fresh
+        if checkpoint is not None and (checkpoint.phase, checkpoint.backbone) == (phase, backbone):
+            last, tensors = checkpoint.round_number, checkpoint.tensors
+        lines = self.folder.metrics()
+        kept = [x for x in lines if (x["phase"], x["backbone"]) != (phase, backbone) or x["round"] <= last]
+        if kept != lines:
+            self.folder.keep_metrics(kept)
+        return tensors, last + 1
+
+    def _ask(self, tasks: dict[str, Task], phase: str, number: int, at_least: int | None = None) -> Answers:
+        answers = self.federation.ask(tasks, self.observer.answered)
+        needed = self.config.federation.min_sites if at_least is None else at_least
+        if len(answers.updates) < needed:
+            reasons = "; ".join(f"{site}: {REASONS[reason]}" for site, reason in answers.left_out.items())
+            where = f"round {number} of {phase}" if number else phase
+            raise FederationError(
+                f"{where}: {len(answers.updates)} of {len(tasks)} sites answered, fewer than federation.min_sites = "
+                f"{needed} ({reasons or 'no site is connected'}); mend the sites and resume"
+            )
+        lacking = [site for site, reason in answers.left_out.items() if reason == Reason.BASE_MISSING]
+        if lacking:
+            self._send_base(lacking)
+        return answers
+
+    def _tasks(self, task: Task) -> dict[str, Task]:
+        """Return the task for each site; a site keeps its part of the synthetic set throughout."""
+        names = list(self._descriptions)
+        return {name: replace(task, shard=place, shards=len(names)) for place, name in enumerate(names)}
+
+    def _create(self, outputs: int) -> Any:
+        rate = int(next(iter(self._descriptions.values())).numbers["rate"])
+        return create_model(self.config.model.name, outputs=outputs, rate=rate, seed=self.config.run.seed)
+
+    def _recipe(self) -> Recipe:
+        return recipe_of(self.config.synthetic, int(next(iter(self._descriptions.values())).numbers["rate"]))
+
+    @property
+    def _per_target(self) -> bool:
+        return self.config.pretrain.backbone == "per-target"
+
+    def _backbones(self) -> list[str]:
+        return list(self.config.pretrain.targets) if self._per_target else ["shared"]
+
+    def _targets(self, backbone: str) -> tuple[str, ...]:
+        return self.config.pretrain.targets if backbone == "shared" else (backbone,)
+
+    @property
+    def _name(self) -> str:
+        """Name of the campaign in the ledgers: the settings and the run folder, not the attempt."""
+        return f"{config_hash(self.config)[:12]}-{self.folder.path.name}"
+
+
+def _regression_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return each backbone's errors after its last round."""
+    last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
+    return {
+        backbone: {
+            target: {
+                "mae": line["mae"][target],
+                "median_mae": line["median_mae"][target],
+                "unit": "bpm" if target == "hr" else "ms",
+                "records": line["records"],
+            }
+            for target in line["mae"]
+        }
+        for backbone, line in last.items()
+    }
+
+
+def _privacy_of(answers: Answers) -> dict[str, Any]:
+    private = {site: update for site, update in answers.updates.items() if "epsilon" in update.numbers}
+    if not private:
+        return {}
+    names = ("epsilon", "delta", "noise_multiplier", "sampling_rate", "steps", "clip", "void")
+    return {
+        "epsilon": {site: update.numbers["epsilon"] for site, update in private.items()},
+        "plans": {
+            site: {name: update.numbers[name] for name in names} | update.texts for site, update in private.items()
+        },
+    }
+
+
+def _pooled(updates: dict[str, Update]) -> np.ndarray:
+    return sum(update.tensors["histograms"].astype(np.float64) for update in updates.values())[0]  # type: ignore[index]
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(values.nbytes for values in tensors.values())
+
+
+def _fingerprint(tensors: Tensors) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _number(value: float | np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _listing(values: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value} Hz" for name, value in values.items())

@@ -1,0 +1,36 @@
+"""Observers of a campaign that need no terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LogObserver:
+    """Prints one line a round."""
+
+    def phase(self, title: str, answers: int, done: int) -> None:
+        """Print the phase."""
+        print(f"{title}: {answers - done} answers to come", flush=True)
+
+    def answered(self, site: str) -> None:
+        """Say nothing: rounds are enough in a log."""
+
+    def round_finished(self, line: dict[str, Any]) -> None:
+        """Print the round."""
+        print(round_summary(line), flush=True)
+
+
+def round_summary(line: dict[str, Any]) -> str:
+    """Return one round in one line, for people."""
+    parts = [f"{line['phase']} {line['round']}/{line['rounds']}"]
+    if line.get("loss") is not None:
+        parts.append(f"loss {line['loss']:.4f}")
+    units = {"hr": "bpm"}
+    parts += [f"{target} {mae:.2f} {units.get(target, 'ms')}" for target, mae in line.get("mae", {}).items()]
+    if line.get("macro_auroc") is not None:
+        parts.append(f"macro AUROC {line['macro_auroc']:.3f}")
+    if line.get("epsilon"):
+        parts.append(f"epsilon at most {max(line['epsilon'].values()):.2f}")
+    if line["left_out"]:
+        parts.append("left out " + ", ".join(f"{out['site']} ({out['reason']})" for out in line["left_out"]))
+    return "  ".join(parts)

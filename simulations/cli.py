@@ -1,0 +1,170 @@
+"""The ``cardiofed`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core import console
+from simulations import data_cli
+
+if TYPE_CHECKING:
+    from core.config import ExperimentConfig
+    from server.run_folder import RunFolder
+
+app = typer.Typer(
+    name="cardiofed",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Train one 12-lead ECG classifier over hospitals that share no record.\n\n"
+    "Start with `cardiofed simulate configs/quickstart.toml`, then import your own records with "
+    "`cardiofed data import`.",
+)
+app.add_typer(data_cli.app, name="data")
+
+
+@app.command()
+def simulate(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file of the experiment.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in --set finetune.rounds=3."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="loopback (in this process) or ray (Flower's simulation runtime).", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an earlier run after its last finished round.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a whole federation on this machine: pretrain, transfer, fine-tune, evaluate, report.
+
+    Examples:
+
+    `cardiofed simulate configs/quickstart.toml`
+
+    `cardiofed simulate configs/ptbxl.toml --set data.path=sets/ptbxl --set finetune.rounds=3`
+
+    `cardiofed simulate --resume runs/20260101-120000-quickstart`
+    """
+    from core.errors import ConfigError
+
+    if (config is None) == (resume is None):
+        raise ConfigError("name either a TOML file or --resume RUN; see cardiofed simulate --help")
+    if resume is not None and (settings or engine):
+        raise ConfigError("--resume goes on with the settings of the run; leave --set and --engine out")
+    changes = [*(settings or []), *([f"run.engine={engine}"] if engine else [])]
+    folder, experiment = _open_run(config, changes, resume)
+    typer.echo(f"run folder: {folder.path}", err=True)
+    _carry_out(experiment, folder)
+
+
+def _open_run(config: Path | None, changes: list[str], resume: Path | None) -> tuple[RunFolder, ExperimentConfig]:
+    from core.config import load_config
+    from core.errors import ConfigError
+    from server.run_folder import RunFolder
+
+    if resume is None:
+        assert config is not None
+        # The settings are read before torch is: a mistyped key is answered at once.
+        experiment = load_config(config, changes)
+        from simulations.simulate import start
+
+        return start(experiment)
+    folder, experiment = RunFolder.reopen(resume)
+    if folder.record().get("status") == "done":
+        raise ConfigError(f"{resume} is finished; its report is {resume / 'report.html'}")
+    return folder, experiment
+
+
+def _carry_out(config: ExperimentConfig, folder: RunFolder) -> None:
+    from simulations.progress import ProgressObserver
+    from simulations.simulate import carry_out
+
+    try:
+        with console.progress() as bars:
+            report = carry_out(config, folder, ProgressObserver(bars))
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; go on with: cardiofed simulate --resume {folder.path}", err=True)
+        raise
+    _print_results(folder.results())
+    typer.echo(f"report: {report}")
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    for backbone, targets in results["regression"].items():
+        errors = ", ".join(
+            f"{target} {values['mae']:.2f} {values['unit']} (median guess {values['median_mae']:.1f})"
+            for target, values in targets.items()
+        )
+        typer.echo(f"pretraining error, {backbone}: {errors}")
+    classes = results["classification"]
+    if classes is None or classes["macro"]["auroc"] is None:
+        typer.echo("macro AUROC: not released by the sites, or undefined on these test records")
+    else:
+        interval = classes["macro"]["auroc_interval"]
+        between = f" (95 % {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        typer.echo(f"macro AUROC: {classes['macro']['auroc']:.3f}{between} on {classes['records']} test records")
+    for site in results["privacy"]["sites"]:
+        void = ", VOID: insecure deterministic noise" if site["void"] else ""
+        typer.echo(
+            f"privacy, {site['name']}: epsilon {_up(site['epsilon'])} at delta {site['delta']:g} "
+            f"per {site['unit']} ({site['neighbouring']}){void}"
+        )
+
+
+def _up(epsilon: float) -> str:
+    """Return epsilon with two decimals, rounded up: a bound is never understated."""
+    from math import ceil
+
+    return f"{ceil(epsilon * 100 - 1e-9) / 100:.2f}"
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+) -> None:
+    """Write the report of a run again, for instance while it is going on.
+
+    Example: `cardiofed report runs/20260101-120000-quickstart`
+    """
+    from core.report.page import write_report
+
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with the model.", show_default=False)],
+    record: Annotated[
+        Path, typer.Argument(metavar="RECORD", help="WFDB record, or .npy array (12 or 8 leads x samples, mV).", show_default=False)
+    ],
+    rate: Annotated[int | None, typer.Option(help="Samples a second of an array; 10 s are assumed without it.", show_default=False)] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to draw the ECG; default: RECORD's name with .png here.", show_default=False)] = None,
+) -> None:
+    """Classify one ECG with the model of a run and draw it as a 12-lead print-out.
+
+    Example: `cardiofed predict runs/20260101-120000-ptbxl records100/00000/00001_lr`
+    """
+    from core.report.ecg_paper import draw_ecg
+    from simulations.prediction import predict_record
+
+    prediction = predict_record(run, record, rate)
+    for name, probability in prediction.probabilities.items():
+        typer.echo(f"{name:5s} {probability:6.1%}  {'█' * round(30 * probability)}")
+    path = figure or Path(f"{record.stem}.png")
+    title = f"{record.stem}:  " + "   ".join(f"{name} {p:.0%}" for name, p in prediction.probabilities.items())
+    draw_ecg(prediction.signal, prediction.rate, title=title).savefig(path, dpi=130)
+    typer.echo(f"figure: {path}")
+
+
+def main() -> None:
+    """Run the command line."""
+    console.run(app)

@@ -1,0 +1,260 @@
+"""``cardiofed data``: bring ECGs in, look at them, merge sets, download PTB-XL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from core.ecg.dataset import EcgDataset
+    from core.ecg.summary import DatasetSummary
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Import, inspect, merge and download sets of 12-lead ECGs.",
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the set that is at OUT.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Format: ptbxl or arrays.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to read.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    rate: Annotated[int, typer.Option(help="Samples a second of the set.")] = 100,
+    seconds: Annotated[int, typer.Option(help="Length of every record.")] = 10,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(
+            help="How the set is stored: none (millivolt), record-robust or lead-zscore (both lose "
+            "amplitude). By default millivolt, or what the source has already.",
+            show_default=False,
+        ),
+    ] = None,
+    band: Annotated[str, typer.Option(help="Band-pass in Hz, or none.")] = "0.5-40",
+    source_rate: Annotated[
+        int | None,
+        typer.Option(
+            help="arrays: samples a second in signals.npy; ptbxl: read records100 or records500.",
+            show_default=False,
+        ),
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(help="arrays: mV, uV, zscore or auto, against arrays.json.", show_default=False),
+    ] = None,
+    minimum_likelihood: Annotated[
+        float | None,
+        typer.Option(help="ptbxl: ignore SCP codes below this likelihood in %.", show_default=False),
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import a folder of ECGs as a set: 12 leads, one rate, one length, filtered.
+
+    SOURCE is the format of DIR: **ptbxl** (PTB-XL's official folder) or **arrays** (`signals.npy` and
+    `records.csv`). The folder OUT appears when everything is in; interrupted, the same command goes on where
+    it stopped.
+
+    Example: `cardiofed data import ptbxl ptb-xl-1.0.3 sets/ptbxl`
+
+    Two sets to merge need one normalisation: `cardiofed data import arrays zscored sets/b`, then
+    `cardiofed data import ptbxl ptb-xl-1.0.3 sets/a --normalisation lead-zscore --source-rate 500`
+    """
+    from core.console import progress
+    from core.ecg.importing import import_source
+
+    edges = _parse_band(band)
+    with progress() as bars:
+        task = bars.add_task(f"import {source}", total=None)
+        report = import_source(
+            source,
+            folder,
+            out,
+            rate=rate,
+            seconds=seconds,
+            normalisation=normalisation,
+            band=edges,
+            source_rate=source_rate,
+            units=units,
+            minimum_likelihood=minimum_likelihood,
+            skip_broken=skip_broken,
+            overwrite=overwrite,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    for note in report.notes:
+        typer.echo(note)
+    if report.resumed:
+        typer.echo(f"{report.resumed} records were imported already; the rest followed.")
+    for _, reason in report.skipped:
+        typer.echo(f"left out: {reason}")
+    if report.clipped:
+        typer.echo(f"{report.clipped} samples lay outside +-32.767 mV and were clipped.")
+    left_out = f", {len(report.skipped)} left out" if report.skipped else ""
+    typer.echo(
+        f"{report.path}: {report.records} records of {report.patients} patients at {report.info.rate} Hz, "
+        f"{_stored_as(report.info.normalisation)}{_unlabelled(report.unlabelled)}{left_out}"
+    )
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="OUT", help="An imported set.", show_default=False)],
+    records: Annotated[int, typer.Option(min=1, max=20, help="How many records to draw.")] = 3,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="PNG to draw them in; by default OUT-inspect.png here.", show_default=False),
+    ] = None,
+) -> None:
+    """Count an imported set by class, fold and site, and draw a few records on ECG paper.
+
+    Example: `cardiofed data inspect sets/ptbxl --figure ptbxl.png`
+    """
+    from rich.console import Console
+
+    from core.ecg.dataset import EcgDataset
+    from core.ecg.summary import choose_examples, draw_examples, summarise
+    from core.errors import DataError
+
+    dataset = EcgDataset.open(path)
+    target = figure or Path(f"{path.resolve().name}-inspect.png")
+    console = Console()
+    summary = summarise(dataset)
+    for table in (_overview_table(dataset, summary), _class_table(summary), *_group_tables(summary)):
+        console.print(table)
+    if summary.shared_patients:
+        console.print(f"{summary.shared_patients} patients have records in more than one fold.")
+    try:
+        draw_examples(dataset, choose_examples(dataset, records), target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror}); say --figure PATH") from None
+    typer.echo(f"figure: {target}")
+
+
+@app.command()
+def merge(
+    a: Annotated[Path, typer.Argument(help="First set; its records win.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Second set.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    overwrite: Overwrite = False,
+) -> None:
+    """Join two sets of one rate, length and preprocessing; a record in both is taken from A.
+
+    Example: `cardiofed data merge sets/a sets/b sets/all`
+    """
+    from core.ecg.importing import merge as merge_sets
+
+    report = merge_sets(a, b, out, overwrite=overwrite)
+    typer.echo(
+        f"{report.path}: {report.records} records{_unlabelled(report.unlabelled)}; "
+        f"{report.duplicates} of {b} were in {a} already and were taken from there"
+    )
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="What to download: ptbxl.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill.", show_default=False)],
+    rate: Annotated[int, typer.Option(help="100 or 500 Hz.")] = 100,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Address that holds ptb-xl/1.0.3/ (default: PhysioNet).", show_default=False),
+    ] = None,
+) -> None:
+    """Download PTB-XL 1.0.3 (CC BY 4.0) in its official layout; run again, it goes on where it stopped.
+
+    Example: `cardiofed data download ptbxl ptb-xl-1.0.3 --rate 500`
+    """
+    from core.console import progress
+    from core.ecg.downloading import download_ptbxl
+    from core.errors import DataError
+
+    if name != "ptbxl":
+        raise DataError(f"{name!r} cannot be downloaded; the only set that can is 'ptbxl'")
+    with progress() as bars:
+        task = bars.add_task("download ptbxl", total=None)
+        report = download_ptbxl(
+            folder,
+            rate=rate,
+            mirror=mirror,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{report.path}: {report.fetched} files fetched, {report.complete} were complete already")
+
+
+def _parse_band(text: str) -> tuple[float, float] | None:
+    from core.errors import DataError
+
+    if text == "none":
+        return None
+    try:
+        low, high = map(float, text.split("-"))
+    except ValueError:
+        raise DataError(f"--band {text!r} is no band; write it as 0.5-40 (Hz), or none") from None
+    return low, high
+
+
+def _stored_as(normalisation: str) -> str:
+    return "in millivolt" if normalisation == "none" else f"stored as {normalisation}"
+
+
+def _unlabelled(count: int) -> str:
+    return f", {count} of them without a label" if count else ""
+
+
+def _overview_table(dataset: EcgDataset, summary: DatasetSummary) -> Table:
+    info = dataset.info
+    band = f"{info.band[0]:g}-{info.band[1]:g} Hz" if info.band else "not filtered"
+    table = _table(info.name + (" (simulated)" if info.simulated else ""), "", "")
+    for key, value in (
+        ("records", f"{summary.records}"),
+        ("patients", f"{summary.patients}"),
+        ("rate", f"{info.rate} Hz, {info.samples / info.rate:g} s"),
+        ("stored", _stored_as(info.normalisation)),
+        ("band-pass", band),
+        ("source", info.source),
+        ("without age", f"{summary.missing_age}"),
+        ("without sex", f"{summary.missing_sex}"),
+        ("fingerprint", dataset.fingerprint[:16]),
+    ):
+        table.add_row(key, value)
+    return table
+
+
+def _class_table(summary: DatasetSummary) -> Table:
+    table = _table("labels", "class", "records", "patients")
+    for name, (records, patients) in summary.by_class.items():
+        table.add_row(name, f"{records}", f"{patients}")
+    table.add_row("several labels", f"{summary.several_labels}", "")
+    table.add_row("no label", f"{summary.unlabelled}", "")
+    return table
+
+
+def _group_tables(summary: DatasetSummary) -> list[Table]:
+    tables = []
+    for title, groups in (("fold", summary.by_fold), ("site", summary.by_site)):
+        table = _table(f"by {title}", title, "records", "patients")
+        for key, (records, patients) in groups.items():
+            table.add_row(str(key) if key not in ("", 0) else "unknown", f"{records}", f"{patients}")
+        tables.append(table)
+    return tables
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index and any(columns) else "left")
+    return table

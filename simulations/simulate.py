@@ -1,0 +1,121 @@
+"""One simulated federation from config to report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clients.device import choose_device
+from clients.hospital import open_federation
+from core.config import ExperimentConfig, with_overrides
+from core.ecg.labels import SUPERCLASSES
+from core.learning.classification import classification_fetch
+from core.learning.training import predict
+from core.models.saved import load_model
+from core.report.page import write_report
+from server.campaign import Observer
+from server.run_folder import RunFolder
+
+
+def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
+    """Check everything that can be checked before the first step, then make the run folder.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For data or settings that cannot work; nothing is written then.
+    """
+    federation = open_federation(config)
+    for number in range(config.federation.sites):
+        choose_device(config.run.device, number)
+    folder = RunFolder.create(config)
+    info, dataset = federation.dataset.info, federation.dataset
+    folder.update_record(
+        data={
+            "name": info.name,
+            "source": info.source,
+            "fingerprint": dataset.fingerprint,
+            "simulated": info.simulated,
+            "rate": info.rate,
+            "records": len(dataset),
+            "patients": int(dataset.records["patient"].nunique()),
+            "unlabelled_dropped": federation.unlabelled,
+            "several_labels_dropped": federation.several_labels,
+        }
+    )
+    return folder, config
+
+
+def carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> Path:
+    """Run what is left of a run and write its report, whatever way it ends; return the report's path."""
+    config = with_overrides(config, [f"run.folder={folder.path}"])
+    folder.update_record(status="running", finished=None, error=None)
+    try:
+        engine = _engine(config.run.engine)
+        engine(config, folder, observer)
+        write_examples(config, folder)
+    except KeyboardInterrupt:
+        folder.finish("interrupted")
+        raise
+    except BaseException as error:
+        folder.update_record(error=str(error))
+        folder.finish("failed")
+        raise
+    finally:
+        report = write_report(folder.path)
+    return report
+
+
+def _engine(name: str) -> Callable[[ExperimentConfig, RunFolder, Observer], Any]:
+    # Imported here: Ray's engine must not load what only the loopback one needs, and the other way round.
+    if name == "ray":
+        from simulations.ray_engine import run_ray
+
+        return run_ray
+    from simulations.engine import run_loopback
+
+    return run_loopback
+
+
+def write_examples(config: ExperimentConfig, folder: RunFolder) -> None:
+    """Choose test records, one of each class in turn, and write them with the model's probabilities to ``examples.npz``.
+
+    Only a simulation can do this: it holds the records itself. A campaign over real sites has no examples.
+    """
+    if not config.run.examples:
+        return
+    federation = open_federation(config)
+    dataset = federation.dataset
+    rows = np.concatenate([hospital.test for hospital in federation.hospitals])
+    sites = np.concatenate([np.full(len(h.test), number) for number, h in enumerate(federation.hospitals)])
+    chosen = _one_of_each_class(dataset.labels[rows], config.run.examples, config.run.seed)
+    examples = dataset.select(rows[chosen])
+    model, card = load_model(folder.path)
+    fetch = classification_fetch(examples, card.normalisation)
+    logits = predict(model, len(examples), fetch, torch.device("cpu"))
+    millivolt = examples.info.normalisation == "none"
+    signals = examples.batch(np.arange(len(examples)), "none" if millivolt else examples.info.normalisation)
+    np.savez_compressed(
+        folder.path / "examples.npz",
+        signals=signals.astype(np.float32),
+        probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32),
+        labels=examples.labels,
+        names=examples.records["record"].to_numpy(dtype=str),
+        sites=np.array([federation.hospitals[number].name for number in sites[chosen]], dtype=str),
+        rate=examples.info.rate,
+        units="mV" if millivolt else "z",
+    )
+
+
+def _one_of_each_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen: list[int] = []
+    for turn in range(count):
+        wanted = turn % len(SUPERCLASSES)
+        fitting = [row for row in order if labels[row, wanted] and row not in chosen]
+        chosen += fitting[:1] or [row for row in order if row not in chosen][:1]
+    return np.array(chosen, dtype=int)

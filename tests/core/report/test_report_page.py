@@ -1,0 +1,655 @@
+"""The report of a run: what it says of each kind of run, and that it is one safe, self-contained page."""
+
+import copy
+import csv
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.config import ExperimentConfig
+from core.ecg.labels import SUPERCLASSES
+from core.errors import DataError
+from core.report.page import write_report
+
+TARGETS = {"hr": (11.2, "bpm"), "pr": (17.9, "ms"), "qrs": (14.0, "ms"), "qt": (33.1, "ms")}
+SITES = ("St. Anna", "Northern General", "<script>alert(1)</script>", "Università di Ω")
+DEVICES = ("cuda:0", "cuda:1", "cpu", "cpu")
+VOID_ELEMENTS = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+
+
+def ecg(seed: int, *, rate: int = 100, seconds: float = 10.0) -> np.ndarray:
+    """A plausible 12-lead ECG in mV, (12, samples), of Gaussian waves; the limb leads follow I and II."""
+    rng = np.random.default_rng(seed)
+    time_ = np.arange(round(seconds * rate)) / rate
+    beats = np.cumsum(np.full(20, 0.82) + rng.normal(0, 0.02, 20)) - 0.5
+
+    def wave(height: float, centre: float, width: float) -> np.ndarray:
+        return sum(height * np.exp(-0.5 * ((time_ - beat - centre) / width) ** 2) for beat in beats)
+
+    def lead(p: float, q: float, r: float, s: float, t: float) -> np.ndarray:
+        spikes = wave(q, -0.025, 0.009) + wave(r, 0.0, 0.011) + wave(s, 0.028, 0.011)
+        return wave(p, -0.16, 0.022) + spikes + wave(t, 0.26, 0.05)
+
+    first, second = lead(0.09, -0.06, 0.7, -0.12, 0.22), lead(0.14, -0.09, 1.0, -0.16, 0.3)
+    limb = [first, second, second - first, -(first + second) / 2, first - second / 2, second - first / 2]
+    shape = ((0.2, -1.0), (0.4, -1.5), (0.8, -1.0), (1.3, -0.5), (1.3, -0.3), (1.0, -0.15))
+    chest = [lead(0.08, -0.03, r, s, 0.3 if i else -0.05) for i, (r, s) in enumerate(shape)]
+    return np.array(limb + chest) + rng.normal(0, 0.008, (12, time_.size))
+
+
+def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
+    """What a finished run of four sites leaves in its folder, as plain data."""
+    config = ExperimentConfig.from_mapping(
+        {
+            "privacy": {"enabled": private, "release": ["evaluation", "counts", "loss"]},
+            "run": {"name": "demo"},
+        }
+    )
+    metrics: list[dict[str, Any]] = []
+    for round_ in range(1, 5):
+        metrics.append(
+            {
+                "phase": "pretrain",
+                "backbone": "shared",
+                "round": round_,
+                "rounds": 4,
+                "loss": 0.9 / round_,
+                "seconds": 12.5,
+                "bytes_down": 1_200_000,
+                "bytes_up": 1_200_000,
+                "answered": list(SITES),
+                "left_out": [],
+                "mae": {
+                    name: median * (0.07 + 0.5 / round_ ** (1 + index / 4))
+                    for index, (name, (median, _)) in enumerate(TARGETS.items())
+                },
+                "median_mae": {name: median for name, (median, _) in TARGETS.items()},
+            }
+        )
+    for round_ in range(1, 9):
+        missing = [{"site": SITES[3], "reason": "CUDA out of memory"}] if round_ in (3, 4) else []
+        metrics.append(
+            {
+                "phase": "finetune",
+                "backbone": "shared",
+                "round": round_,
+                "rounds": 8,
+                "loss": 0.62 - 0.03 * round_,
+                "seconds": 9.25,
+                "bytes_down": 1_200_000,
+                "bytes_up": 1_200_000,
+                "answered": [site for site in SITES if not (missing and site == SITES[3])],
+                "left_out": missing,
+                "macro_auroc": 0.891 - 0.2 / round_**2,
+                "auroc": {name: 0.88 - 0.2 / round_**2 for name in SUPERCLASSES},
+            }
+            | ({"epsilon": {site: 1.0 + 0.87 * round_ for site in SITES}} if private else {})
+        )
+    auroc = dict(zip(SUPERCLASSES, (0.9312, 0.8744, 0.9021, 0.9105, 0.8368), strict=True))
+    results = {
+        "regression": {
+            "shared": {
+                name: {"mae": median * 0.104, "median_mae": median, "unit": unit, "records": 500}
+                for name, (median, unit) in TARGETS.items()
+            }
+        },
+        "classification": {
+            "classes": {
+                name: {
+                    "auroc": value,
+                    "auroc_interval": [value - 0.03, value + 0.025],
+                    "auprc": value - 0.15,
+                    "f1": value - 0.2,
+                    "positives": 60 + 10 * index,
+                    "records": 338,
+                }
+                for index, (name, value) in enumerate(auroc.items())
+            },
+            "macro": {"auroc": 0.8914, "auroc_interval": [0.8702, 0.9098], "auprc": 0.7413, "f1": 0.6907},
+            "records": 338,
+            "bootstrap": 200,
+            "interval": "95 % patient bootstrap",
+        },
+        "sites": [
+            {
+                "name": site,
+                "device": DEVICES[index],
+                "train_records": 402 - 31 * index,
+                "train_patients": 377 - 30 * index,
+                "test_records": 80 + index,
+                "classes": dict(
+                    zip(SUPERCLASSES, (200 - 55 * index, 40 + 50 * index, 77, 61, 24), strict=True)
+                ),
+                "macro_auroc": 0.88 + 0.005 * index,
+                "auroc": {},
+                "rounds_answered": 10 if index == 3 else 12,
+                "left_out": [
+                    {"phase": "finetune", "round": round_, "reason": "CUDA out of memory"}
+                    for round_ in ((3, 4) if index == 3 else ())
+                ],
+            }
+            for index, site in enumerate(SITES)
+        ],
+        "privacy": {
+            "enabled": private,
+            "sites": [
+                {
+                    "name": site,
+                    "epsilon": 7.421 + 0.11 * index,
+                    "delta": 1e-5,
+                    "unit": "patient",
+                    "neighbouring": "add-remove",
+                    "accountant": "rdp",
+                    "noise_multiplier": 0.8127,
+                    "sampling_rate": 0.1,
+                    "steps": 160,
+                    "clip": 1.0,
+                    "void": False,
+                }
+                for index, site in enumerate(SITES if private else ())
+            ],
+        },
+        "model": {"name": "resnet1d", "parameters": 148_613, "trainable": 148_613, "trainable_mode": "all"},
+        "seconds": {"pretrain": 50.0, "transfer": 0.1, "finetune": 74.0, "evaluate": 3.2},
+        "notes": ["Threads were limited to 2."],
+    }
+    run = {
+        "name": "demo",
+        "started": "2026-11-20T10:41:07+00:00",
+        "finished": "2026-11-20T10:43:29+00:00",
+        "status": "done",
+        "engine": "loopback",
+        "seed": 7,
+        "config_hash": "4f1d0b9a" * 8,
+        "command": "cardiofed simulate configs/quickstart.toml",
+        "versions": {"torch": "2.13.0", "flwr": "1.41.0", "opacus": "1.6.0"},
+        "recipe": {"hash": "b7" * 32, "size": 4000, "rate": 100},
+        "data": {
+            "name": "simulated hospitals",
+            "source": "embedded",
+            "fingerprint": "9e" * 32,
+            "simulated": simulated,
+            "rate": 100,
+            "records": 1908,
+            "patients": 1766,
+            "unlabelled_dropped": 12,
+        },
+        "devices": dict(zip(SITES, DEVICES, strict=True)),
+        "release": ["evaluation", "counts", "loss"],
+    }
+    return {"run": run, "config": config.to_toml(), "metrics": metrics, "results": results}
+
+
+def write_run(folder: Path, held: dict[str, Any], *, examples: int = 4, units: str = "mV") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(held["run"]))
+    (folder / "config.toml").write_text(held["config"])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held["metrics"]))
+    if held["results"] is not None:
+        (folder / "results.json").write_text(json.dumps(held["results"]))
+    if examples:
+        rng = np.random.default_rng(0)
+        np.savez(
+            folder / "examples.npz",
+            signals=np.array([ecg(seed) for seed in range(examples)], dtype=np.float32),
+            probabilities=rng.uniform(0.02, 0.95, (examples, 5)).astype(np.float32),
+            labels=np.eye(5, dtype=np.uint8)[np.arange(examples) % 5],
+            names=np.array([f"record {seed:05d}" for seed in range(examples)]),
+            sites=np.array([SITES[seed % 4] for seed in range(examples)]),
+            rate=100,
+            units=units,
+        )
+    return folder
+
+
+def report(folder: Path, held: dict[str, Any], **options: Any) -> str:
+    return write_report(write_run(folder, held, **options)).read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the text of each section of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.words: dict[str, list[str]] = {"header": []}
+        self._section = "header"
+        self._skip = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append((tag, named))
+        if named.get("id"):
+            self.ids.append(named["id"] or "")
+        if tag == "dl" and named.get("class") == "headline":
+            self._section = "headline"
+        if tag == "section":
+            self._section = named["aria-labelledby"] or ""
+        self.words.setdefault(self._section, [])
+        self._skip = tag == "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip and data.strip():
+            self.words[self._section].append(re.sub(r"[ \n]+", " ", data.strip()))
+
+    def text(self, part: str) -> str:
+        return " ".join(self.words[part])
+
+
+def test_the_sections_come_in_the_documented_order(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, contents()))
+    order = [
+        "ran",
+        "pretraining",
+        "curves",
+        "classes",
+        "sites",
+        "privacy",
+        "examples",
+        "left-out",
+        "provenance",
+    ]
+    assert [name for name in page.words if name not in ("header", "headline")] == order
+
+
+def test_the_headline_holds_auroc_with_interval_epsilon_sites_and_records(tmp_path: Path) -> None:
+    headline = Page(report(tmp_path, contents())).text("headline")
+    # 7.421 + 3 * 0.11 = 7.751 at the site that spent most, rounded up
+    for told in (
+        "0.891",
+        "0.870–0.910",
+        "95 % patient bootstrap",
+        "7.76",
+        "1e-5",
+        "patient, add-remove",
+        "1\u202f908",
+    ):
+        assert told in headline
+    assert "Simulated hospitals 4" in headline
+
+
+def test_the_verdict_is_one_plain_sentence(tmp_path: Path) -> None:
+    verdict = Page(report(tmp_path, contents(private=False, simulated=False))).text("header")
+    assert (
+        "Shown two ECGs, one with a diagnosis and one without it, the model picks the right one 89 times in "
+        "100 (on 338 held-out ECGs), after training at 4 sites without differential privacy." in verdict
+    )
+
+
+def test_a_simulated_run_carries_the_banner_and_a_real_one_does_not(tmp_path: Path) -> None:
+    banner = "Simulated hospitals: not clinical evidence"
+    assert banner in Page(report(tmp_path / "a", contents(simulated=True))).text("header")
+    assert "not clinical evidence" not in report(tmp_path / "b", contents(simulated=False))
+
+
+def test_names_that_look_like_tags_stay_text(tmp_path: Path) -> None:
+    held = contents()
+    held["run"]["name"] = 'x"><img src=x onerror=alert(2)>'
+    held["results"]["notes"] = ["</style><script>alert(3)</script>"]
+    html = report(tmp_path, held)
+    page = Page(html)
+    assert not {"script", "img", "iframe"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text("sites")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_the_page_loads_nothing(tmp_path: Path, private: bool) -> None:
+    html = report(tmp_path, contents(private=private))
+    page = Page(html)
+    loads = [
+        value or ""
+        for _, attributes in page.tags
+        for key, value in attributes.items()
+        if key in ("src", "href", "xlink:href", "srcset", "poster", "data", "action")
+    ]
+    assert loads  # the empty icon and the SVGs' own marks: the search sees attributes at all
+    assert all(value.startswith("#") or value == "data:," for value in loads)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "@import" not in html
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> None:
+    html = report(tmp_path, contents())
+    ids = Page(html).ids
+    assert len(ids) == len(set(ids))
+    referred = set(re.findall(r'(?:href="|url\()#([^")]+)', html)) | set(
+        re.findall(r'aria-labelledby="([^"]+)"', html)
+    )
+    assert referred <= set(ids)
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = report(tmp_path / "a", contents())
+    assert report(tmp_path / "b", contents()) == first
+    assert write_report(tmp_path / "a").read_text(encoding="utf-8") == first
+
+
+def test_four_examples_fit_in_two_and_a_half_megabytes(tmp_path: Path) -> None:
+    report(tmp_path, contents())
+    assert (tmp_path / "report.html").stat().st_size < 2_500_000
+
+
+def test_nothing_but_the_two_results_is_added_to_the_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, contents())
+    before = {path.name for path in tmp_path.iterdir()}
+    write_report(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - before == {"report.html", "results.csv"}
+
+
+def test_every_figure_has_a_label_for_screen_readers(tmp_path: Path) -> None:
+    pictures = [attributes for tag, attributes in Page(report(tmp_path, contents())).tags if tag == "svg"]
+    assert len(pictures) == 4 + 4  # charts and examples
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+
+
+def test_charts_take_their_colours_from_the_page_and_ecgs_keep_their_paper(tmp_path: Path) -> None:
+    html = report(tmp_path, contents())
+    pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    charts = [picture for picture in pictures if "on paper" not in picture[:400]]
+    sheets = [picture for picture in pictures if "on paper" in picture[:400]]
+    assert len(charts) == len(sheets) == 4
+    for chart in charts:
+        assert "currentColor" in chart
+        assert not re.search(r"(fill|stroke): #", chart)
+    assert all("fill: #fff8f6" in sheet and "currentColor" not in sheet for sheet in sheets)
+
+
+def test_pretraining_errors_stand_beside_the_median_baseline(tmp_path: Path) -> None:
+    text = Page(report(tmp_path, contents())).text("pretraining")
+    # heart rate: median error 11.2 bpm, model 0.104 * 11.2 = 1.1648; QT: 33.1 ms, 3.4424
+    assert "Heart rate 1.16 11.2 0.10 bpm 500" in text
+    assert "QT interval 3.44 33.1 0.10 ms 500" in text
+
+
+def test_the_class_table_gives_every_score_and_their_mean(tmp_path: Path) -> None:
+    text = Page(report(tmp_path, contents())).text("classes")
+    assert "NORM 0.931 0.901–0.956 0.781 0.731 60 338" in text
+    assert "Macro mean 0.891 0.870–0.910 0.741 0.691 – 338" in text
+    assert "95 % patient bootstrap, 200 replicates" in text
+
+
+def test_the_privacy_section_states_what_the_promise_consists_of(tmp_path: Path) -> None:
+    text = Page(report(tmp_path, contents())).text("privacy")
+    assert "St. Anna 7.43 1e-5 patient add-remove rdp 0.813 0.1 160 1 yes" in text
+    assert "Void" not in text
+    assert "No differential privacy" not in text
+    assert "These numbers carry no noise" in text
+
+
+def test_a_run_without_noise_says_so_plainly(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, contents(private=False)))
+    assert "No differential privacy:" in page.text("privacy")
+    assert "not private" in page.text("headline")
+    assert "ε ≤" not in page.text("header")
+
+
+def test_what_is_not_released_is_listed_apart(tmp_path: Path) -> None:
+    held = contents()
+    held["run"]["release"] = ["evaluation"]
+    text = Page(report(tmp_path, held)).text("privacy")
+    clear, withheld = text.split("Not released in clear")
+    assert "Scores on the test records" in clear.split("Released in clear")[1]
+    assert "Training loss" in withheld
+    assert "Counts of records" in withheld
+
+
+def test_a_void_ledger_entry_is_never_shown_as_privacy(tmp_path: Path) -> None:
+    held = contents()
+    held["results"]["privacy"]["sites"][1]["void"] = True
+    html = report(tmp_path, held)
+    page = Page(html)
+    assert "void the noise came from a known seed: not private" in page.text("headline")
+    assert "which protects nobody" in page.text("header")
+    assert "ε ≤" not in page.text("header")
+    assert [attributes for tag, attributes in page.tags if tag == "tr"].count({"class": "void"}) == 1
+
+
+def test_one_site_without_a_known_epsilon_leaves_the_headline_empty(tmp_path: Path) -> None:
+    held = contents()
+    held["results"]["privacy"]["sites"][0]["epsilon"] = None
+    page = Page(report(tmp_path, held))
+    assert "Privacy loss ε – unknown at St. Anna" in page.text("headline")
+    assert "not recorded for every site" in page.text("header")
+
+
+def test_an_interrupted_run_reports_its_rounds_and_says_how_far_it_came(tmp_path: Path) -> None:
+    held = contents()
+    held["run"] |= {"status": "interrupted", "finished": None}
+    held["results"], held["metrics"] = None, held["metrics"][:7]
+    page = Page(report(tmp_path, held, examples=0))
+    assert "The run was interrupted after round 3 of 8 of fine-tuning: there is no evaluation." in page.text(
+        "header"
+    )
+    # 0.891 - 0.2 / 9 = 0.8688
+    assert "0.869 after fine-tuning round 3, no interval" in page.text("headline")
+    # composed epsilon of round 3: 1 + 0.87 * 3 = 3.61, with delta and unit from the settings
+    assert "3.61 δ = 1e-5, patient, relation not recorded, after the last" in page.text("headline")
+    assert "A round that was cut off counts as spent too" in page.text("privacy")
+    assert "From the last finished round" in page.text("pretraining")
+    assert "the run ended before it" in page.text("classes")
+    assert "CUDA out of memory" in page.text("left-out")
+    assert (
+        tmp_path / "results.csv"
+    ).read_text() == "class,auroc,auroc_low,auroc_high,auprc,f1,positives,records\n"
+
+
+def test_a_run_that_failed_before_its_first_round_still_renders(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"name": "early", "status": "failed"}')
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "The run failed before its first round: there is no evaluation." in page.text("header")
+    assert "config.toml is missing" in page.text("header")
+    assert page.text("headline").count("–") == 3  # AUROC, sites, records
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, contents())
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "finetune", "rou')
+    header = Page(write_report(folder).read_text(encoding="utf-8")).text("header")
+    assert "1 line of metrics.jsonl cannot be read" in header
+
+
+def test_damaged_results_and_examples_are_told_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, contents())
+    (folder / "results.json").write_text('{"regression": ')
+    (folder / "examples.npz").write_bytes((folder / "examples.npz").read_bytes()[:900])
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert "results.json cannot be read" in page.text("header")
+    assert "examples.npz cannot be read" in page.text("header")
+    assert "Fine-tuning 8 of 8" in page.text("ran")
+
+
+def test_missing_numbers_print_as_an_en_dash_with_the_reason(tmp_path: Path) -> None:
+    held = contents()
+    held["run"]["release"] = ["evaluation"]
+    held["results"]["classification"]["classes"]["HYP"] = {"auroc": None, "auroc_interval": None}
+    for site in held["results"]["sites"]:
+        for key in ("train_records", "train_patients", "classes"):
+            del site[key]
+    for row in held["metrics"]:
+        row["loss"] = None
+    html = report(tmp_path, held)
+    page = Page(html)
+    assert "HYP – – – – – –" in page.text("classes")
+    assert "no positive or no negative" in page.text("classes")
+    assert "St. Anna cuda:0 – – 80 – 0.880 12 never" in page.text("sites")
+    assert "the sites do not release counts" in page.text("sites")
+    assert not re.search(r">\s*(None|nan|NaN|inf)\s*<", html)
+    assert "training loss" not in page.text("curves")
+
+
+@pytest.mark.parametrize(
+    "key", ["regression", "classification", "sites", "privacy", "model", "seconds", "notes"]
+)
+def test_any_part_of_the_results_may_be_absent(tmp_path: Path, key: str) -> None:
+    held = contents()
+    del held["results"][key]
+    page = Page(report(tmp_path, held, examples=0))
+    assert page.text("ran")
+    assert "None" not in " ".join(map(page.text, page.words))
+
+
+def test_every_number_may_be_null(tmp_path: Path) -> None:
+    def emptied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: emptied(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [emptied(item) for item in value]
+        return None if isinstance(value, float) or (isinstance(value, int) and value is not True) else value
+
+    held = contents()
+    rounds = [(row["round"], row["rounds"]) for row in held["metrics"]]
+    held["metrics"], held["results"] = emptied(held["metrics"]), emptied(held["results"])
+    held["run"]["data"] = emptied(held["run"]["data"])
+    for row, (round_, total) in zip(held["metrics"], rounds, strict=True):
+        row |= {"round": round_, "rounds": total}
+    page = Page(report(tmp_path, held))
+    assert "None" not in " ".join(map(page.text, page.words))
+
+
+def test_the_csv_holds_the_unrounded_scores_of_each_class(tmp_path: Path) -> None:
+    held = contents()
+    held["results"]["classification"]["classes"]["MI"]["auroc_interval"] = None
+    report(tmp_path, held)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["class"] for row in rows] == [*SUPERCLASSES, "macro"]
+    assert rows[0]["auroc"] == "0.9312"
+    assert (rows[1]["auroc_low"], rows[1]["auroc_high"]) == ("", "")
+    assert rows[-1]["auroc_high"] == "0.9098"
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no run folder.*name a folder that cardiofed has made"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_normalised_examples_say_so_on_their_paper(tmp_path: Path) -> None:
+    html = report(tmp_path, contents(), units="z")
+    assert "normalised units" in html
+    assert "mm/mV" not in html
+
+
+def test_separate_backbones_are_told_apart(tmp_path: Path) -> None:
+    held = contents()
+    shared = [row for row in held["metrics"] if row["phase"] == "pretrain"]
+    held["metrics"] = [
+        {**copy.deepcopy(row), "backbone": target, "mae": {target: row["mae"][target]}}
+        for target in TARGETS
+        for row in shared
+    ]
+    held["results"] = {
+        "regression": {name: {name: row} for name, row in held["results"]["regression"]["shared"].items()}
+    }
+    page = Page(report(tmp_path, held, examples=0))
+    assert "Pretraining (HR) 4 of 4" in page.text("ran")
+    assert "Pretraining (QT) 4 of 4" in page.text("ran")
+    assert "Pretraining alone: the model reads off unseen synthetic ECGs Heart rate to 1.16 bpm" in page.text(
+        "header"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(
+    tmp_path: Path, width: int
+) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: install Debian's package chromium")
+    report(tmp_path, contents())
+    # Chromium's window has a least width, so the page is measured inside a frame of the wanted one.
+    (tmp_path / "frame.html").write_text(_FRAME.replace("WIDTH", str(width)))
+    with _Server(tmp_path) as server:
+        done = subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=5000",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--dump-dom",
+                f"http://127.0.0.1:{server.port}/frame.html",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert "CONSOLE" not in done.stderr
+    assert sorted(server.asked) == ["/frame.html", "/report.html"]
+    measured = re.search(r'<p id="measured">(\{.*?\})</p>', done.stdout)
+    assert measured, done.stdout[-500:]
+    seen = json.loads(measured[1])
+    assert seen["viewport"] == width
+    assert seen["scroll"] <= width
+    assert seen["figures"] == 8
+    assert seen["hidden"] == 0
+
+
+_FRAME = """<!DOCTYPE html><link rel="icon" href="data:,"><p id="measured"></p>
+<iframe src="report.html" style="border:0;width:WIDTHpx;height:900px"></iframe>
+<script>
+document.querySelector("iframe").onload = (event) => {
+  const page = event.target.contentDocument, figures = [...page.querySelectorAll("svg")];
+  const boxes = figures.map((figure) => figure.getBoundingClientRect());
+  document.getElementById("measured").textContent = JSON.stringify({
+    viewport: event.target.contentWindow.innerWidth,
+    scroll: page.documentElement.scrollWidth,
+    figures: figures.length,
+    hidden: boxes.filter((box) => box.width < 100 || box.height < 50).length,
+  });
+};
+</script>
+"""
+
+
+class _Server:
+    """The folder over HTTP on a free port, and the paths that were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                super().do_GET()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        handler = functools.partial(Handler, directory=str(folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.port = self._server.server_address[1]
+
+    def __enter__(self) -> "_Server":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.1)
+        self._server.shutdown()
+        self._server.server_close()

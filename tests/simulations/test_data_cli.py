@@ -1,0 +1,208 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from typer.testing import CliRunner, Result
+
+from core.ecg.dataset import EcgDataset
+from core.errors import CardiofedError
+from simulations.data_cli import app
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120", "TERM": "dumb"})
+
+
+def succeed(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+def refused(*words: object) -> str:
+    """The sentence that the command line prints before it exits with 2."""
+    result = call(*words)
+    assert isinstance(result.exception, CardiofedError), repr(result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    """Eight records of four patients in the interchange format, in mV at 100 Hz."""
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    np.save(folder / "signals.npy", rng.normal(0, 0.3, (8, 12, 1000)).cumsum(axis=-1) / 20)
+    pd.DataFrame(
+        {
+            "record_id": [f"e{n}" for n in range(8)],
+            "patient_id": [f"p{n // 2}" for n in range(8)],
+            "site": ["north"] * 5 + [""] * 3,
+            "fold": [1, 1, 2, 2, 3, 3, 3, 4],
+            "age": [60] * 7 + [None],
+            "sex": [0, 1] * 4,
+            "labels": ["NORM", "NORM", "MI", "MI;CD", "HYP", "STTC", "NORM", ""],
+        }
+    ).to_csv(folder / "records.csv", index=False)
+    return folder
+
+
+def test_import_makes_a_set_and_says_what_is_in_it(arrays, tmp_path):
+    said = succeed("import", "arrays", arrays, tmp_path / "out")
+    assert "8 records of 4 patients at 100 Hz, in millivolt, 1 of them without a label" in said
+    assert "taken to be in mV" in said
+    assert len(EcgDataset.open(tmp_path / "out")) == 8
+
+
+def test_import_options_reach_the_set(arrays, tmp_path):
+    succeed(
+        *("import", "arrays", arrays, tmp_path / "out"),
+        *("--rate", 250, "--seconds", 4, "--normalisation", "record-robust", "--band", "1-30"),
+        *("--source-rate", 200, "--units", "mV"),
+    )
+    info = EcgDataset.open(tmp_path / "out").info
+    assert (info.rate, info.samples, info.normalisation, info.band) == (
+        250,
+        1000,
+        "record-robust",
+        (1.0, 30.0),
+    )
+
+
+def test_import_without_a_band_does_not_filter(arrays, tmp_path):
+    succeed("import", "arrays", arrays, tmp_path / "out", "--band", "none")
+    assert EcgDataset.open(tmp_path / "out").info.band is None
+    assert "write it as 0.5-40" in refused("import", "arrays", arrays, tmp_path / "x", "--band", "wide")
+
+
+def test_import_lists_what_it_left_out(arrays, tmp_path):
+    signals = np.load(arrays / "signals.npy")
+    signals[6, 2] = 0.25
+    np.save(arrays / "signals.npy", signals)
+    assert refused("import", "arrays", arrays, tmp_path / "out").startswith("record e6: lead III is flat")
+    said = succeed("import", "arrays", arrays, tmp_path / "out", "--skip-broken")
+    assert "left out: record e6: lead III is flat" in said
+    assert "7 records of 4 patients" in said
+    assert "1 left out" in said
+
+
+def test_import_overwrites_only_when_told(arrays, tmp_path):
+    succeed("import", "arrays", arrays, tmp_path / "out")
+    assert "say --overwrite" in refused("import", "arrays", arrays, tmp_path / "out", "--seconds", 5)
+    succeed("import", "arrays", arrays, tmp_path / "out", "--seconds", 5, "--overwrite")
+    assert EcgDataset.open(tmp_path / "out").info.samples == 500
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("import", "arrays", "nowhere", "out"), "nowhere is no folder"),
+        (("import", "csv", ".", "out"), "source 'csv' is unknown"),
+        (("import", "ptbxl", ".", "out"), "ptbxl_database.csv is missing"),
+        (("inspect", "nowhere"), "nowhere is no folder"),
+        (("merge", "nowhere", "nowhere", "out"), "nowhere is no folder"),
+        (("download", "mimic", "out"), "'mimic' cannot be downloaded"),
+        (("download", "ptbxl", "out", "--rate", "250"), "no records at 250 Hz"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert named in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def cells(text: str) -> list[list[str]]:
+    """Rows of the printed tables."""
+    lines = (line.replace("┃", "│") for line in text.splitlines())
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+
+
+def test_inspect_counts_by_class_fold_and_site_and_draws(arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    succeed("import", "arrays", arrays, tmp_path / "out")
+    said = succeed("inspect", tmp_path / "out")
+    rows = cells(said)
+    for row in (
+        ["records", "8"],
+        ["patients", "4"],
+        ["rate", "100 Hz, 10 s"],
+        ["without age", "1"],
+        ["without sex", "0"],
+        ["NORM", "3", "2"],
+        ["MI", "2", "1"],
+        ["CD", "1", "1"],
+        ["several labels", "1", ""],
+        ["no label", "1", ""],
+        ["2", "2", "1"],
+        ["north", "5", "3"],
+        ["unknown", "3", "2"],
+    ):
+        assert row in rows
+    # e6 and e7 are one patient's, in folds 3 and 4.
+    assert "1 patients have records in more than one fold" in said
+    picture = imread(tmp_path / "out-inspect.png")
+    # Sheets of 270 x 145 mm, one below the other.
+    assert picture.shape[0] / picture.shape[1] == pytest.approx(3 * 145 / 270, rel=0.02)
+    assert picture[..., :3].min() < 0.2
+
+
+def test_inspect_draws_as_many_records_as_asked_where_asked(arrays, tmp_path):
+    succeed("import", "arrays", arrays, tmp_path / "out", "--normalisation", "lead-zscore")
+    said = succeed("inspect", tmp_path / "out", "--records", 1, "--figure", tmp_path / "one.png")
+    assert "stored as lead-zscore" in said
+    picture = imread(tmp_path / "one.png")
+    assert picture.shape[0] / picture.shape[1] == pytest.approx(145 / 270, rel=0.02)
+    assert "cannot be written" in refused("inspect", tmp_path / "out", "--figure", tmp_path / "no" / "x.png")
+
+
+def test_merge_says_what_was_in_both(arrays, tmp_path):
+    succeed("import", "arrays", arrays, tmp_path / "a")
+    succeed("import", "arrays", arrays, tmp_path / "b")
+    said = succeed("merge", tmp_path / "a", tmp_path / "b", tmp_path / "ab")
+    assert "8 records, 1 of them without a label; 8 of" in said
+    succeed("import", "arrays", arrays, tmp_path / "c", "--rate", 200)
+    assert "rate 100" in refused("merge", tmp_path / "a", tmp_path / "c", tmp_path / "ac")
+
+
+@pytest.mark.parametrize("command", ["import", "inspect", "merge", "download"])
+def test_help_teaches_with_an_example(command):
+    assert f"cardiofed data {command}" in succeed(command, "--help")
+
+
+def test_help_loads_no_heavy_library_and_answers_in_under_a_second():
+    script = (
+        "import sys; from simulations.data_cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'flwr', 'pandas', 'numpy', 'scipy', 'wfdb', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.perf_counter() - start < 1
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "download" in done.stdout
+
+
+@pytest.mark.real_data
+def test_the_real_records_are_imported_merged_and_inspected(real_data, tmp_path):
+    a, b, both = tmp_path / "a", tmp_path / "b", tmp_path / "both"
+    succeed("import", "ptbxl", real_data / "ptbxl-500", a, "--normalisation", "lead-zscore")
+    succeed("import", "arrays", real_data / "ptbxl-zscored", b)
+    said = succeed("merge", a, b, both)
+    assert "1920 records, 12 of them without a label; 22 of" in said
+    rows = cells(succeed("inspect", both, "--figure", tmp_path / "both.png"))
+    assert ["no label", "12", ""] in rows
+    assert ["records", "1920"] in rows
