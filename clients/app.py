@@ -6,7 +6,7 @@ An exception never travels: Flower would send its text, paths included, to the s
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def _tensors(message: Message) -> dict:
     return {name: array.numpy() for name, array in records["tensors"].items()} if "tensors" in records else {}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) -> Site:
     """Open the simulated hospital behind a node; one process may stand for several nodes in turn."""
     from clients.device import choose_device

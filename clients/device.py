@@ -31,7 +31,7 @@ def choose_device(setting: str, site: int) -> torch.device:
     number = int(name.removeprefix("cuda:"))
     if number >= present:
         raise ConfigError(
-            f'run.device names {name} but this machine has {present} usable GPU{"" if present == 1 else "s"}; '
+            f"run.device names {name} but this machine has {present} usable GPU{'' if present == 1 else 's'}; "
             'set run.device to "auto" or "cpu"'
         )
     return torch.device(name)

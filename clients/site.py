@@ -308,9 +308,7 @@ class Site:
 
     def _schedule(self, steps: int, task: Task) -> Schedule:
         settings = self.config.finetune
-        return Schedule(
-            settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1), settings.schedule
-        )
+        return Schedule(settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1), settings.schedule)
 
     def _seed(self, task: Task) -> int:
         """Return the seed of the batch order (never of privacy): a function of run, site, phase and round."""

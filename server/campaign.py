@@ -211,9 +211,7 @@ class Campaign:
         self.observer.phase("fine-tune", 2 * sites * settings.rounds, 2 * sites * (first - 1))
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
-            request = Task(
-                TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name
-            )
+            request = Task(TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name)
             answers = self._ask(self._tasks(replace(request, tensors=trained)), "finetune", number)
             trained = self.federation.aggregate(number, answers.updates)
             measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))

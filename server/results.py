@@ -77,5 +77,5 @@ def model_results(model: nn.Module, config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -28,9 +28,7 @@ app.add_typer(data_cli.app, name="data")
 
 @app.command()
 def simulate(
-    config: Annotated[
-        Path | None, typer.Argument(help="TOML file of the experiment.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Argument(help="TOML file of the experiment.", show_default=False)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in --set finetune.rounds=3."),
@@ -41,7 +39,9 @@ def simulate(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with an earlier run after its last finished round.", show_default=False),
+        typer.Option(
+            metavar="RUN", help="Go on with an earlier run after its last finished round.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Run a whole federation on this machine: pretrain, transfer, fine-tune, evaluate, report.
@@ -144,10 +144,18 @@ def report(
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with the model.", show_default=False)],
     record: Annotated[
-        Path, typer.Argument(metavar="RECORD", help="WFDB record, or .npy array (12 or 8 leads x samples, mV).", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RECORD", help="WFDB record, or .npy array (12 or 8 leads x samples, mV).", show_default=False
+        ),
     ],
-    rate: Annotated[int | None, typer.Option(help="Samples a second of an array; 10 s are assumed without it.", show_default=False)] = None,
-    figure: Annotated[Path | None, typer.Option(help="Where to draw the ECG; default: RECORD's name with .png here.", show_default=False)] = None,
+    rate: Annotated[
+        int | None, typer.Option(help="Samples a second of an array; 10 s are assumed without it.", show_default=False)
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Where to draw the ECG; default: RECORD's name with .png here.", show_default=False),
+    ] = None,
 ) -> None:
     """Classify one ECG with the model of a run and draw it as a 12-lead print-out.
 

@@ -55,9 +55,7 @@ def import_(
         float | None,
         typer.Option(help="ptbxl: ignore SCP codes below this likelihood in %.", show_default=False),
     ] = None,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")
-    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a folder of ECGs as a set: 12 leads, one rate, one length, filtered.

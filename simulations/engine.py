@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 # Flower fills a message's sender from this; outside its own runtimes nobody else sets it.
 from flwr.supercore.task_identity import TaskIdentity
 
-from clients.app import ERROR_CODE, app as client_app
+from clients.app import ERROR_CODE
+from clients.app import app as client_app
 from clients.device import choose_device
 from core.config import ExperimentConfig
 from core.learning.training import use_threads

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 import tomli_w
 import torch
@@ -57,13 +58,13 @@ def run_ray(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> 
             _program("flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation",
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
-        with _process(link, environment, log, scratch):
+        with _process(link, environment, log):
             _wait_for_port(port)
             run = [
                 _program("flwr"), "run", str(app), _CONNECTION, "--stream",
                 "--federation-config", _federation(config),
             ]  # fmt: skip
-            with _process(run, environment, log, scratch) as process:
+            with _process(run, environment, log) as process:
                 _follow(process, folder, observer, config)
     status = folder.record().get("status")
     if status != "done":
@@ -106,7 +107,9 @@ def _rounds(config: ExperimentConfig) -> int:
 
 def _write_connection(home: Path, port: int) -> None:
     home.mkdir(parents=True)
-    connection = {"superlink": {"default": _CONNECTION, _CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
+    connection = {
+        "superlink": {"default": _CONNECTION, _CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}
+    }
     (home / "config.toml").write_text(tomli_w.dumps(connection))
 
 
@@ -114,7 +117,8 @@ def _write_app(app: Path, config: ExperimentConfig, folder: RunFolder) -> None:
     """Write a Flower app that holds this installation's own packages and the run's settings."""
     for package in _PACKAGES:
         spec = find_spec(package)
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(spec.origin).parent, app / package, ignore=ignore)
     run_config = {**config.to_run_config(), "run.folder": str(folder.path.resolve())}
@@ -141,12 +145,12 @@ def _write_app(app: Path, config: ExperimentConfig, folder: RunFolder) -> None:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str], log: object, cwd: str) -> Iterator[subprocess.Popen]:
+def _process(command: list[str], environment: dict[str, str], log: TextIO) -> Iterator[subprocess.Popen]:
     """Start a command in a process group of its own, and end the whole group afterwards."""
     process = subprocess.Popen(
         command,
         env=environment,
-        stdout=log,  # type: ignore[arg-type]
+        stdout=log,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -182,4 +186,6 @@ def _wait_for_port(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.1)
-    raise FederationError(f"Flower's SuperLink did not start within {START_SECONDS:.0f} s; see flower.log in the run folder")
+    raise FederationError(
+        f"Flower's SuperLink did not start within {START_SECONDS:.0f} s; see flower.log in the run folder"
+    )

@@ -50,7 +50,8 @@ def partition_patients(
     kind : str
         ``dirichlet``: label skew; each class is split over the sites by a Dirichlet(alpha) draw, one draw for training and
         test patients, so that a site is tested on its own mix (Hsu, Qi and Brown, 2019). ``iid``: evenly at random.
-        ``site-column``: by the set's own ``site`` column, the ``sites`` largest of them.
+        ``site-column``: by the set's own ``site`` column, the ``sites`` largest of them; a patient of several sites
+        goes to the one with most of the patient's records, records of no named site are left out.
     seed : int
         The same seed gives the same hospitals.
     min_patients, min_classes : int
@@ -134,17 +135,31 @@ def _sites(patients: np.ndarray, site_of: dict[str, int]) -> np.ndarray:
 
 
 def _by_column(dataset: EcgDataset, train: np.ndarray, test: np.ndarray, sites: int) -> list[Hospital]:
-    column = dataset.records["site"].astype(str).to_numpy()
+    column = _site_of_patient(dataset, np.concatenate([train, test]))
     names, counts = np.unique(column[train], return_counts=True)
+    names, counts = names[names != ""], counts[names != ""]
+    if not len(names):
+        raise ConfigError(
+            "no training record of the set names its site; "
+            'fill in the site column, or set federation.partition = "dirichlet"'
+        )
     if len(names) < sites:
         raise ConfigError(
             f"the set names {len(names)} sites with training records ({', '.join(names)}); "
             f"lower federation.sites from {sites} to {len(names)}"
         )
     largest = sorted(names[np.argsort(-counts, kind="stable")][:sites])
-    return [
-        Hospital(f"site-{name}", train[column[train] == name], test[column[test] == name]) for name in largest
-    ]
+    return [Hospital(f"site-{name}", train[column[train] == name], test[column[test] == name]) for name in largest]
+
+
+def _site_of_patient(dataset: EcgDataset, rows: np.ndarray) -> np.ndarray:
+    """Return for each record of the set the site where its patient has most of the rows' records."""
+    table = dataset.records.iloc[rows][["patient", "site"]].astype(str)
+    # Of equally many, the first by name; a record without a site says nothing about its patient's.
+    visits = table[table["site"] != ""].value_counts().reset_index(name="visits")
+    visits = visits.sort_values(["visits", "site"], ascending=[False, True]).drop_duplicates("patient")
+    site_of = dict(zip(visits["patient"], visits["site"], strict=True))
+    return np.array([site_of.get(patient, "") for patient in dataset.records["patient"].astype(str)], dtype=object)
 
 
 def _require(hospitals: list[Hospital], dataset: EcgDataset, min_patients: int, min_classes: int) -> None:

@@ -31,9 +31,7 @@ class OptimizerSettings:
         """Return the optimizer over the parameters that train."""
         if self.name == "adamw":
             return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 def bce_loss(outputs: Tensor, truth: Tensor) -> Tensor:

@@ -76,8 +76,7 @@ def shuffled_batches(count: int, batch_size: int, epochs: int, seed: int) -> Ite
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
         order = rng.permutation(count)
-        for batch in np.array_split(order, steps_per_epoch(count, batch_size)):
-            yield batch
+        yield from np.array_split(order, steps_per_epoch(count, batch_size))
 
 
 def use_threads(threads: int) -> None:
@@ -115,9 +114,7 @@ def train(
     total, records = 0.0, 0
     for step, rows in enumerate(batches):
         signals, truth = fetch(rows)
-        loss = stepper.step(
-            torch.from_numpy(signals).to(device), torch.from_numpy(truth).to(device), schedule.at(step)
-        )
+        loss = stepper.step(torch.from_numpy(signals).to(device), torch.from_numpy(truth).to(device), schedule.at(step))
         if not math.isfinite(loss):
             raise FederationError("the training loss is no longer finite; lower the learning rate")
         total, records = total + loss, records + len(rows)

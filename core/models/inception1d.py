@@ -57,7 +57,7 @@ class Inception1d(nn.Module):
 
     def reset_head(self, outputs: int) -> None:
         """Replace the last linear layer, 128 -> outputs, as the paper's transfer does."""
-        self.head = nn.Linear(WIDTH, outputs).to(self.head.weight.device)  # type: ignore[union-attr]
+        self.head = nn.Linear(WIDTH, outputs).to(self.head.weight.device)
 
     def last_stage(self) -> list[nn.Module]:
         """Return the last three modules, their shortcut and the layers between pooling and head."""

@@ -64,7 +64,8 @@ def create_model(name: str, *, outputs: int, leads: int = 12, rate: int = 100, s
         raise ConfigError(f"unknown model {name!r}; choose one of {', '.join(_MODELS)}")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(seed)
+            # Not torch.manual_seed: that would reseed every GPU's generator as well.
+            torch.default_generator.manual_seed(seed)
         return _MODELS[name](leads=leads, outputs=outputs, rate=rate)
 
 

@@ -72,7 +72,11 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard]:
             stored[key] = tuple(stored[key]) if stored[key] is not None else None
         card = ModelCard(**stored)
         model = create_model(card.name, outputs=len(card.classes), leads=len(card.leads), rate=card.rate, seed=0)
-        load_tensors(model, load_file(folder / "model.safetensors"))
+        tensors = load_file(folder / "model.safetensors")
+        absent = sorted(set(model.state_dict()) - set(tensors))
+        if absent:
+            raise ValueError(f"model.safetensors lacks {absent[0]}")
+        load_tensors(model, tensors)
     except DataError:
         raise
     except Exception as error:

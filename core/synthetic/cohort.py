@@ -48,7 +48,7 @@ class Intervals:
 def draw_wide(count: int, rng: np.random.Generator) -> Intervals:
     """Draw intervals from the ``wide`` cohort.
 
-    Ranges: HR 40 to 140 bpm, PR 95 to 290 ms, QRS 62 to 175 ms, QTc (Fridericia) 340 to 500 ms. They contain the first to
+    Ranges: HR 42 to 138 bpm, PR 90 to 290 ms, QRS 62 to 175 ms, QTc (Fridericia) 340 to 500 ms. They contain the first to
     99th percentile of PTB-XL+'s 12SL measurements and are deliberately flatter than any population.
     """
     hr = np.exp(rng.uniform(np.log(42.0), np.log(138.0), count))

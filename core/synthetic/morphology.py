@@ -12,11 +12,11 @@ infarction, 2018). They are simulations for training and demonstration, not clin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from core.synthetic.cohort import Intervals, consistent
+from core.synthetic.cohort import DIASTOLE_MS, SHORTEST_ST_T_MS, Intervals, consistent
 
 WAVES = ("p_right", "p_left", "q", "r", "notch", "s", "st", "t", "u")
 _INDEX = {name: position for position, name in enumerate(WAVES)}
@@ -83,9 +83,7 @@ def draw_findings(labels: np.ndarray, rng: np.random.Generator) -> Findings:
     return Findings(*(severity * labels[:, 1:]).T)
 
 
-def draw_beats(
-    intervals: Intervals, findings: Findings, rng: np.random.Generator
-) -> tuple[Intervals, Waves]:
+def draw_beats(intervals: Intervals, findings: Findings, rng: np.random.Generator) -> tuple[Intervals, Waves]:
     """Draw the beat of each patient; conduction disease also changes the intervals, which are returned anew."""
     conduction = rng.integers(len(CONDUCTION), size=len(intervals.hr))
     intervals = _conduction_intervals(intervals, findings.cd, conduction, rng)
@@ -148,15 +146,22 @@ def _conduction_intervals(
     ill = severity > 0
     bundle = ill & (kind <= CONDUCTION.index("rbbb"))
     block = ill & (kind == CONDUCTION.index("av_block_1"))
-    qrs = np.where(bundle, 112 + 45 * severity + rng.normal(0, 5, n), intervals.qrs)
-    pr = np.where(block, 205 + 80 * severity + rng.normal(0, 6, n), intervals.pr)
-    hr = np.where(block, np.minimum(intervals.hr, 85), intervals.hr)
+    # Bundle branch block is incomplete from 110 ms on, and first-degree block starts above 200 ms.
+    qrs = np.where(bundle, np.maximum(112 + 45 * severity + rng.normal(0, 5, n), 111), intervals.qrs)
+    pr = np.where(block, np.maximum(205 + 80 * severity + rng.normal(0, 6, n), 203), intervals.pr)
     # A wider QRS complex lengthens QT by about half of the difference (Bogossian et al., Heart Rhythm 2014).
     qt = intervals.qt + 0.5 * (qrs - intervals.qrs)
     qtc = qt / np.cbrt(60.0 / intervals.hr)
+    # A long PR interval needs a heart slow and steady enough to leave it room, or `consistent` would shorten it.
+    variability = np.where(block, np.minimum(intervals.rr_variability, 0.05), intervals.rr_variability)
+    fastest = 60_000.0 * (1 - 3 * variability) / (pr + np.maximum(qtc, qrs + SHORTEST_ST_T_MS) + DIASTOLE_MS)
+    hr = np.where(block, np.minimum(intervals.hr, np.minimum(fastest, 85)), intervals.hr)
     changed = consistent(hr, pr, qrs, qtc, intervals.rr_variability)
-    pick = [np.where(ill, getattr(changed, f), getattr(intervals, f)) for f in ("hr", "pr", "qrs", "qt")]
-    return Intervals(*pick, np.where(ill, changed.rr_variability, intervals.rr_variability))
+
+    def pick(name: str) -> np.ndarray:
+        return np.where(ill, getattr(changed, name), getattr(intervals, name))
+
+    return Intervals(pick("hr"), pick("pr"), pick("qrs"), pick("qt"), pick("rr_variability"))
 
 
 def _blend(waves: Waves, name: str, vector: np.ndarray, weight: np.ndarray) -> None:
@@ -198,9 +203,7 @@ def _add_conduction(
     _blend(waves, "s", scale * [0.0, -0.4, 0.4], lafb)
 
 
-def _add_hypertrophy(
-    waves: Waves, intervals: Intervals, severity: np.ndarray, rng: np.random.Generator
-) -> None:
+def _add_hypertrophy(waves: Waves, intervals: Intervals, severity: np.ndarray, rng: np.random.Generator) -> None:
     """Ventricular and atrial enlargement (2009 AHA/ACCF/HRS recommendations, part V)."""
     kind = rng.choice(len(HYPERTROPHY), size=len(severity), p=[0.35, 0.4, 0.1, 0.15])
 
@@ -227,9 +230,7 @@ def _add_hypertrophy(
     waves.offset[:, k] = np.where(atrial[:, 0] > 0, np.maximum(widened, waves.onset[:, k] + 30), waves.offset[:, k])
 
 
-def _add_infarction(
-    waves: Waves, intervals: Intervals, severity: np.ndarray, rng: np.random.Generator
-) -> None:
+def _add_infarction(waves: Waves, intervals: Intervals, severity: np.ndarray, rng: np.random.Generator) -> None:
     """Infarction by territory and age (fourth universal definition of myocardial infarction)."""
     n = len(severity)
     directions = np.array(list(TERRITORIES.values()))

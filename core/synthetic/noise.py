@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def draw_noise(
-    count: int, leads: int, samples: int, rate: int, level: float, rng: np.random.Generator
-) -> np.ndarray:
+def draw_noise(count: int, leads: int, samples: int, rate: int, level: float, rng: np.random.Generator) -> np.ndarray:
     """Draw baseline wander, muscle noise and mains hum for a batch of records.
 
     Parameters

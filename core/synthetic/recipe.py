@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -31,6 +33,9 @@ SCALE_MV = 0.001
 """Millivolt per unit of the int16 signals, as in :class:`core.ecg.dataset.EcgDataset`."""
 
 PATHOLOGY_SHARE = 0.5
+
+SHORTEST_SECONDS = 4.0
+"""Twice the longest RR interval (42 bpm, three standard deviations of 10 % above the mean): two beats for a rate."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,11 @@ class Recipe:
             raise ConfigError(f"a recipe of {self.size} records is empty; set synthetic.size to at least 1")
         if not 100 <= self.rate <= 1000:
             raise ConfigError(f"a recipe's rate of {self.rate} Hz is out of range; choose 100 to 1000 Hz")
+        if not self.seconds >= SHORTEST_SECONDS:
+            raise ConfigError(
+                f"a recipe's records of {self.seconds:g} s may hold a single beat, so no heart rate; "
+                f"choose at least {SHORTEST_SECONDS:g} s"
+            )
         if self.cohort != "wide":
             raise ConfigError(f"unknown cohort {self.cohort!r}; choose 'wide'")
         if self.version != GENERATOR_VERSION:
@@ -84,7 +94,13 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Name of the set: SHA-256 of all that fixes it, hexadecimal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        # Equal recipes have one name: 1 and 1.0 are the same noise, but not the same JSON.
+        fields = asdict(self) | {
+            "noise": float(self.noise),
+            "seconds": float(self.seconds),
+            "band": [float(edge) for edge in self.band],
+        }
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -123,14 +139,18 @@ def generate(
     """
     signals = np.empty((stop - start, 12, recipe.samples), dtype=np.int16)
     targets = np.empty((stop - start, len(TARGETS)), dtype=np.float32)
-    for block in range(start // BLOCK, -(-stop // BLOCK)):
-        block_signals, block_targets = _block(recipe, block)
-        first, last = max(start, block * BLOCK), min(stop, (block + 1) * BLOCK)
-        inside = slice(first - block * BLOCK, last - block * BLOCK)
-        signals[first - start : last - start] = block_signals[inside]
-        targets[first - start : last - start] = block_targets[inside]
-        if progress is not None:
-            progress(last - first)
+    blocks = range(start // BLOCK, -(-stop // BLOCK)) if stop > start else range(0)
+    # Most of the time goes into numpy and scipy, which let other threads run meanwhile.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for block, (block_signals, block_targets) in zip(
+            blocks, pool.map(partial(_block, recipe), blocks), strict=True
+        ):
+            first, last = max(start, block * BLOCK), min(stop, (block + 1) * BLOCK)
+            inside = slice(first - block * BLOCK, last - block * BLOCK)
+            signals[first - start : last - start] = block_signals[inside]
+            targets[first - start : last - start] = block_targets[inside]
+            if progress is not None:
+                progress(last - first)
     return SyntheticRecords(signals, targets)
 
 
@@ -138,7 +158,7 @@ def truth(recipe: Recipe, start: int, stop: int) -> np.ndarray:
     """Return the targets of records ``start`` to ``stop - 1``, shape (n, 4), without drawing their signals."""
     blocks = range(start // BLOCK, -(-stop // BLOCK))
     drawn = [_draw_block(recipe, block)[0].targets() for block in blocks]
-    return np.concatenate(drawn)[start - blocks[0] * BLOCK :][: stop - start]
+    return np.concatenate([np.empty((0, len(TARGETS)), np.float32), *drawn])[start % BLOCK :][: stop - start]
 
 
 @dataclass(frozen=True)
@@ -179,18 +199,14 @@ def _draw_block(recipe: Recipe, block: int) -> tuple[_Drawn, np.random.Generator
     return _draw(intervals, draw_findings(labels, rng), recipe.seconds, 1.0, rng), rng
 
 
-def _draw(
-    intervals: Intervals, findings: Findings, seconds: float, gain: float, rng: np.random.Generator
-) -> _Drawn:
+def _draw(intervals: Intervals, findings: Findings, seconds: float, gain: float, rng: np.random.Generator) -> _Drawn:
     intervals, waves = draw_beats(intervals, findings, rng)
     rhythm = draw_rhythm(intervals, seconds, rng)
     return _Drawn(intervals, waves, rhythm, draw_projection(len(intervals.hr), rng) * gain)
 
 
 def _render(drawn: _Drawn, rate: int, samples: int, noise: float, rng: np.random.Generator) -> np.ndarray:
-    independent = render(
-        drawn.waves, drawn.rhythm, drawn.intervals, drawn.projection, rate=rate, samples=samples
-    )
+    independent = render(drawn.waves, drawn.rhythm, drawn.intervals, drawn.projection, rate=rate, samples=samples)
     independent += torch.from_numpy(draw_noise(len(independent), 8, samples, rate, noise, rng))
     return to_twelve_leads(independent).numpy()
 
