@@ -6,6 +6,8 @@ An exception never travels: Flower would send its text, paths included, to the s
 
 from __future__ import annotations
 
+import logging
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,9 @@ ERROR_CODE = 1000
 """Flower's own error codes are small; the reason is one of :class:`core.tasks.Reason`."""
 
 app = ClientApp()
+
+stopping = threading.Event()
+"""Set by an engine that runs sites in its own process, to end their tasks at the next step."""
 
 
 @app.query("describe")
@@ -38,6 +43,8 @@ def handle(message: Message, context: Context) -> Message:
     except TaskRefusedError as refused:
         return Message(Error(ERROR_CODE, str(refused.reason)), reply_to=message)
     except Exception as error:
+        # The site was not opened, so that it has no log of its own.
+        logging.getLogger("cardiofed").exception("node %s cannot do %s", context.node_id, message.metadata.message_type)
         return Message(Error(ERROR_CODE, str(_reason_to_open(error, Reason))), reply_to=message)
     content = RecordDict(
         {
@@ -90,6 +97,7 @@ def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) 
         Path(config.run.folder or Path(config.run.out) / f"flower-{run_id}") / "sites" / hospital.name,
         choose_device(config.run.device, number),
         simulated_policy(config.privacy),
+        stopping.is_set,
     )
 
 

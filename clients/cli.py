@@ -31,6 +31,7 @@ def show(
     from core.errors import PrivacyError
     from core.privacy.accountant import epsilon
     from core.privacy.ledger import Ledger
+    from core.report import numbers
 
     entries = Ledger(state).entries()
     if not entries:
@@ -43,10 +44,11 @@ def show(
     for fingerprint in dict.fromkeys(entry.fingerprint for entry in entries):
         of_cohort = [entry for entry in entries if entry.fingerprint == fingerprint]
         delta = max(entry.delta for entry in of_cohort)
-        spent = epsilon([entry.mechanism for entry in of_cohort], delta)
+        spent = numbers.epsilon(epsilon([entry.mechanism for entry in of_cohort], delta))
+        void = ", VOID: insecure deterministic noise" if any(entry.void for entry in of_cohort) else ""
         typer.echo(
-            f"cohort {fingerprint[:12]}: epsilon {spent:.4f} at delta {delta:g} per {of_cohort[0].unit} "
-            f"({of_cohort[0].neighbouring}), accountant rdp"
+            f"cohort {fingerprint[:12]}: epsilon {spent} at delta {delta:g} per {of_cohort[0].unit} "
+            f"({of_cohort[0].neighbouring}), accountant rdp{void}"
         )
 
 

@@ -11,11 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from clients.site import private_steps
 from core.config import ExperimentConfig
-from core.ecg.dataset import EcgDataset
+from core.ecg.dataset import EcgDataset, check_reachable
 from core.ecg.labels import SUPERCLASSES, single_label
 from core.ecg.partition import Hospital, partition_patients
 from core.errors import ConfigError, DataError
+from core.privacy.plan import BudgetExhaustedError, calibrate
 from core.synthetic.hospitals import simulated_hospitals
 
 
@@ -81,7 +83,11 @@ def _open(config: ExperimentConfig) -> Federation:
         min_patients=config.federation.min_patients,
         min_classes=config.federation.min_classes,
     )
-    _check_sizes(config, dataset, hospitals)
+    _check_names(hospitals)
+    if config.privacy.enabled:
+        _check_privacy(config, dataset, hospitals)
+    else:
+        _check_batches(config, hospitals)
     return Federation(dataset, hospitals, unlabelled, several)
 
 
@@ -99,12 +105,42 @@ def _dataset(config: ExperimentConfig) -> EcgDataset:
             f"{config.data.path} is sampled at {dataset.info.rate} Hz and data.rate asks for {config.data.rate} Hz; "
             f"import it again with --rate {config.data.rate}, or set data.rate to 0"
         )
+    check_reachable(dataset.info.normalisation, config.data.normalisation, config.data.path)
     return dataset
 
 
-def _check_sizes(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> None:
-    if config.privacy.enabled:
-        return  # There the expected batch is a share of the cohort, never more than all of it.
+def _check_names(hospitals: list[Hospital]) -> None:
+    """Refuse site names that would lead a site's state folder elsewhere."""
+    for hospital in hospitals:
+        if not all(letter.isalnum() or letter in " -_." for letter in hospital.name):
+            raise ConfigError(
+                f"the site column names a site {hospital.name.removeprefix('site-')!r}, which cannot name a folder; "
+                "use letters, digits, spaces, dots, - and _ there"
+            )
+
+
+def _check_privacy(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> None:
+    """Refuse before pretraining what every site would refuse after it."""
+    settings = config.privacy
+    column = dataset.records["patient" if settings.unit == "patient" else "record"].to_numpy()
+    cohorts = {hospital.name: len(np.unique(column[hospital.train])) for hospital in hospitals}
+    largest = max(cohorts, key=lambda name: cohorts[name])
+    if settings.delta >= 1 / cohorts[largest]:
+        raise ConfigError(
+            f"privacy.delta = {settings.delta:g} is not below 1/n for {largest}, which has {cohorts[largest]} "
+            f"{settings.unit}s; choose one below {1 / cohorts[largest]:.3g}"
+        )
+    steps = private_steps(config) * config.finetune.rounds
+    try:
+        calibrate([], epsilon=settings.epsilon, delta=settings.delta, sampling_rate=settings.sampling_rate, steps=steps)
+    except BudgetExhaustedError:
+        raise ConfigError(
+            f"privacy.epsilon = {settings.epsilon:g} at privacy.delta = {settings.delta:g} is too little for {steps} "
+            "steps, whatever the noise; raise privacy.epsilon or privacy.delta, or lower finetune.rounds"
+        ) from None
+
+
+def _check_batches(config: ExperimentConfig, hospitals: list[Hospital]) -> None:
     smallest = min(hospitals, key=lambda hospital: len(hospital.train))
     if config.finetune.batch_size > len(smallest.train):
         raise ConfigError(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from clients.policy import Policy
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
-from core.errors import CardiofedError, ConfigError, DataError, FederationError, PrivacyError
+from core.errors import ConfigError, DataError, FederationError, PrivacyError
 from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms
 from core.learning.classification import (
     OptimizerSettings,
@@ -30,7 +32,7 @@ from core.learning.classification import (
     train_classifier_privately,
 )
 from core.learning.regression import predict_targets, regression_fetch, target_columns, train_regression
-from core.learning.training import LossSum, Schedule, predict, steps_per_epoch
+from core.learning.training import Fetch, LossSum, Schedule, predict, steps_per_epoch
 from core.learning.transfer import all_tensors, load_tensors, set_trainable, trainable_tensors
 from core.models.registry import create_model
 from core.privacy.accountant import epsilon
@@ -43,7 +45,8 @@ from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 REPLICATE_BINS = 512
 """Coarser than the point estimate's: only the width of the interval comes from the replicates."""
 
-_log = logging.getLogger("cardiofed.site")
+# Opacus hooks the first layer, whose input, the ECG, needs no gradient.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 class Site:
@@ -60,6 +63,8 @@ class Site:
     device : torch.device
     policy : Policy
         What may leave the site in clear.
+    stopping : callable, optional
+        Asked after every step; where it says True the task ends as failed.
     """
 
     def __init__(
@@ -71,10 +76,15 @@ class Site:
         state: Path,
         device: torch.device,
         policy: Policy,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name, self.config, self.train, self.test = name, config, train, test
         self.state, self.device, self.policy = state, device, policy
+        self._stopping = stopping
         self.ledger = Ledger(state)
+        # Each site its own logger: two that fail at once must not write into each other's file.
+        self._log = logging.getLogger(f"cardiofed.site.{state}")
+        self._log.propagate = False
         self._work: dict[TaskKind, Callable[[Task], Update]] = {
             TaskKind.DESCRIBE: self._describe,
             TaskKind.PRETRAIN: self._pretrain,
@@ -104,12 +114,11 @@ class Site:
         self.state.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.state / "site.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        _log.addHandler(handler)
-        _log.propagate = False
+        self._log.addHandler(handler)
         try:
-            _log.exception("%s round %d of %s: %s", task.kind, task.round_number, task.campaign, reason)
+            self._log.exception("%s round %d of %s: %s", task.kind, task.round_number, task.campaign, reason)
         finally:
-            _log.removeHandler(handler)
+            self._log.removeHandler(handler)
             handler.close()
 
     def _describe(self, task: Task) -> Update:
@@ -134,7 +143,7 @@ class Site:
         records = shard(recipe, task.shard, task.shards)
         targets = self._targets(task)
         model = self._model(len(targets))
-        load_tensors(model, task.tensors)
+        _load_whole(model, task.tensors)
         steps = steps_per_epoch(len(records), settings.batch_size) * settings.local_epochs
         loss = train_regression(
             model,
@@ -146,6 +155,7 @@ class Site:
             weight_decay=settings.weight_decay,
             seed=self._seed(task),
             device=self.device,
+            progress=self._go_on,
         )
         # No patient is involved: the loss and the size of the shard may leave.
         return Update(all_tensors(model), _loss_numbers(loss), weight=float(len(records)))
@@ -165,7 +175,7 @@ class Site:
         steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
         loss = train_classifier(
             model,
-            classification_fetch(self.train, self.config.data.normalisation),
+            self._fetch(self.train),
             count,
             epochs=settings.local_epochs,
             batch_size=settings.batch_size,
@@ -173,12 +183,13 @@ class Site:
             schedule=self._schedule(steps, task),
             seed=self._seed(task),
             device=self.device,
+            progress=self._go_on,
         )
         return self._trained(model, loss)
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         settings = self.config.privacy
-        plan = self._plan(task)
+        plan, fetch = self._plan(task), self._fetch(self.train)
         entry = self.ledger.open_entry(
             plan,
             campaign=task.campaign,
@@ -190,7 +201,7 @@ class Site:
         try:
             loss = train_classifier_privately(
                 model,
-                classification_fetch(self.train, self.config.data.normalisation),
+                fetch,
                 units_of(self.train.records, plan.unit),
                 plan,
                 optimizer=self._optimizer(),
@@ -198,6 +209,7 @@ class Site:
                 physical_batch=settings.physical_batch,
                 device=self.device,
                 insecure_seed=self._seed(task) if settings.insecure_deterministic else None,
+                progress=self._go_on,
             )
         except BaseException:
             self.ledger.settle(entry, "crashed")
@@ -222,7 +234,7 @@ class Site:
         """Return the plan of this round: the least noise with which all remaining rounds stay within the budget."""
         settings = self.config.privacy
         unit = PrivacyUnit(settings.unit)
-        steps = max(1, round(self.config.finetune.local_epochs / settings.sampling_rate))
+        steps = private_steps(self.config)
         noise = calibrate(
             self.ledger.history(self.fingerprint),
             epsilon=settings.epsilon,
@@ -254,9 +266,10 @@ class Site:
         if not len(records):
             return Update({"sums": np.zeros((len(targets), 3))})
         model = self._model(len(targets))
-        load_tensors(model, task.tensors)
+        _load_whole(model, task.tensors)
         fetch = regression_fetch(records, targets, scale, self.config.data.normalisation)
         predicted = predict_targets(model, fetch, len(records), targets, scale, self.device)
+        _require_finite(predicted)
         columns = target_columns(targets)
         return Update({"sums": regression_sums(predicted, records.targets[:, columns], scale.median[columns])})
 
@@ -268,32 +281,39 @@ class Site:
             empty = np.zeros((0, len(SUPERCLASSES)))
             return Update(_histograms(empty, empty, np.zeros((task.replicates, 0))))
         model = self._classifier(task)
-        fetch = classification_fetch(self.test, self.config.data.normalisation)
-        logits = predict(model, len(self.test), fetch, self.device)
+        logits = predict(model, len(self.test), self._fetch(self.test), self.device)
+        _require_finite(logits)
         weights = patient_bootstrap_weights(
             self.test.records["patient"].tolist(), task.replicates, self.config.run.seed
         )
         return Update(_histograms(logits, labels, weights[1:]))
 
     def _trained(self, model: nn.Module, loss: LossSum) -> Update:
+        tensors = trainable_tensors(model)
+        for values in tensors.values():
+            _require_finite(values)
         weight = float(len(self.train)) if self.policy.allows("counts") else 1.0
         numbers = _loss_numbers(loss) if self.policy.allows("loss") else {}
-        return Update(trainable_tensors(model), numbers, weight=weight)
+        return Update(tensors, numbers, weight=weight)
 
     def _classifier(self, task: Task) -> nn.Module:
         model = self._model(len(SUPERCLASSES))
+        base: dict[str, np.ndarray] = {}
         if task.base:
             if not self._base_file(task.base).is_file():
                 raise TaskRefusedError(Reason.BASE_MISSING)
-            load_tensors(model, load_file(self._base_file(task.base)))
-        load_tensors(model, task.tensors)
+            base = load_file(self._base_file(task.base))
+        _load_whole(model, {**base, **task.tensors})
         set_trainable(model, self.config.transfer.trainable)
         return model
 
     def _model(self, outputs: int) -> nn.Module:
         model = create_model(self.config.model.name, outputs=outputs, rate=self.train.info.rate, seed=0)
-        # Dropout draws from torch's global generator; this makes a task repeatable whatever ran before it.
-        torch.manual_seed(self.config.run.seed)
+        # Dropout draws from the device's own generator; this makes a task repeatable whatever ran before it, and leaves
+        # the generators of other devices, on which other sites may be training, alone.
+        cuda = self.device.type == "cuda"
+        generator = torch.cuda.default_generators[self.device.index or 0] if cuda else torch.default_generator
+        generator.manual_seed(self.config.run.seed)
         return model.to(self.device)
 
     def _recipe(self) -> Recipe:
@@ -301,6 +321,14 @@ class Site:
 
     def _targets(self, task: Task) -> tuple[str, ...]:
         return self.config.pretrain.targets if task.backbone == "shared" else (task.backbone,)
+
+    def _go_on(self, steps: int) -> None:
+        if self._stopping():
+            raise TaskRefusedError(Reason.FAILED, "the run was stopped")
+
+    def _fetch(self, dataset: EcgDataset) -> Fetch:
+        _require_whole_file(dataset)
+        return classification_fetch(dataset, self.config.data.normalisation)
 
     def _optimizer(self) -> OptimizerSettings:
         settings = self.config.finetune
@@ -327,6 +355,11 @@ class Site:
         return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 
+def private_steps(config: ExperimentConfig) -> int:
+    """Return the steps of a private round: as many as take each patient ``finetune.local_epochs`` times on average."""
+    return max(1, round(config.finetune.local_epochs / config.privacy.sampling_rate))
+
+
 def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
     """Return a site's part of the shared synthetic set, kept for the next round where memory allows."""
     return _generated(recipe, *shard_bounds(recipe, number, shards))
@@ -335,6 +368,28 @@ def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
 @lru_cache(maxsize=256)
 def _generated(recipe: Recipe, start: int, stop: int) -> SyntheticRecords:
     return generate(recipe, start, stop)
+
+
+def _load_whole(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
+    """Load all tensors of a model: what is not sent would stay at random and be trained on all the same."""
+    absent = sorted(set(model.state_dict()) - set(tensors))
+    if absent:
+        raise FederationError(f"the task lacks tensor {absent[0]!r}; use one release everywhere")
+    load_tensors(model, tensors)
+
+
+def _require_finite(outputs: np.ndarray) -> None:
+    if not np.isfinite(outputs).all():
+        raise FederationError("the model's outputs are no longer finite; lower the learning rate")
+
+
+def _require_whole_file(dataset: EcgDataset) -> None:
+    """Refuse signals whose file was cut short: reading past its end is a bus error, which nothing can catch."""
+    signals = dataset._signals
+    if not isinstance(signals, np.memmap) or signals.filename is None:
+        return
+    if os.path.getsize(signals.filename) < signals.offset + signals.nbytes:
+        raise DataError(f"{signals.filename} is truncated; import the set again")
 
 
 def _histograms(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -362,6 +417,4 @@ def _reason_of(error: Exception) -> Reason:
         return Reason.NOT_FINITE if "finite" in str(error) else Reason.BAD_REQUEST
     if isinstance(error, (ConfigError, PrivacyError)):
         return Reason.BAD_REQUEST
-    if isinstance(error, CardiofedError):
-        return Reason.FAILED
     return Reason.FAILED

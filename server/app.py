@@ -14,7 +14,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the campaign that the run-config describes; its folder is ``run.folder``, or one named after the Flower run."""
     from core.config import ExperimentConfig, with_overrides
-    from core.errors import CardiofedError
     from core.learning.training import use_threads
     from server.campaign import Campaign
     from server.run_folder import RunFolder
@@ -31,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
         Campaign(config, federation, folder, LogObserver()).run()
-    except CardiofedError as error:
+    except Exception as error:
         folder.update_record(error=str(error))
         folder.finish("failed")
         raise

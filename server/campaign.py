@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,40 +23,13 @@ from core.models.registry import create_model
 from core.models.saved import ModelCard, save_model
 from core.synthetic.recipe import Recipe, recipe_of
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
+from server.answers import Answers, Federation, without_misfits
+from server.pretrained import backbone_names, reusable_backbones
 from server.results import classification_results, model_results, privacy_results, site_results
 from server.run_folder import Checkpoint, RunFolder
 
 BAND = (0.5, 40.0)
 RELEASES = ("evaluation", "counts", "loss")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back from one request to all sites.
-
-    Attributes
-    ----------
-    updates : dict of str to Update
-        By site, in the order of the names.
-    left_out : dict of str to str
-        Reason code by site.
-    """
-
-    updates: dict[str, Update]
-    left_out: dict[str, str]
-
-
-class Federation(Protocol):
-    """How a campaign reaches its sites."""
-
-    def sites(self) -> list[str]:
-        """Return the names of the sites that can be asked, sorted."""
-
-    def ask(self, tasks: dict[str, Task], answered: Callable[[str], object]) -> Answers:
-        """Send each site its task and wait; ``answered`` is called with the name of each site that came back."""
-
-    def aggregate(self, round_number: int, updates: dict[str, Update]) -> Tensors:
-        """Combine updates into one set of tensors, in a fixed order."""
 
 
 class Observer(Protocol):
@@ -91,6 +63,7 @@ class Campaign:
     folder: RunFolder
     observer: Observer
     _descriptions: dict[str, Update] = field(default_factory=dict)
+    _absent: dict[str, str] = field(default_factory=dict)
     _base: Tensors = field(default_factory=dict)
     _base_name: str = ""
 
@@ -106,7 +79,7 @@ class Campaign:
         if self.config.pretrain.from_run:
             self._reuse_backbones(Path(self.config.pretrain.from_run))
         elif self.config.pretrain.enabled:
-            for backbone in self._backbones():
+            for backbone in backbone_names(self.config):
                 self._pretrain(backbone)
         trained, seconds = self._transfer()
         trained = self._finetune(trained)
@@ -116,7 +89,7 @@ class Campaign:
         sites = self.federation.sites()
         task = Task(TaskKind.DESCRIBE, self._name)
         answers = self._ask(dict.fromkeys(sites, task), "describe", 0)
-        self._descriptions = answers.updates
+        self._descriptions, self._absent = answers.updates, answers.left_out
         rates = {name: int(update.numbers["rate"]) for name, update in answers.updates.items()}
         if len(set(rates.values())) > 1:
             raise ConfigError(
@@ -146,7 +119,7 @@ class Campaign:
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.PRETRAIN, self._name, "pretrain", backbone, number, settings.rounds)
-            answers = self._ask(self._tasks(replace(request, tensors=tensors)), "pretrain", number)
+            answers = self._train(replace(request, tensors=tensors))
             tensors = self.federation.aggregate(number, answers.updates)
             evaluation = replace(request, kind=TaskKind.EVALUATE, tensors=tensors)
             sums = self._ask(self._tasks(evaluation), "pretrain", number).updates
@@ -164,22 +137,13 @@ class Campaign:
         self.folder.save_tensors(name, tensors)
 
     def _reuse_backbones(self, run: Path) -> None:
-        source, config = RunFolder.reopen(run)
-        for key in ("model", "synthetic"):
-            if getattr(config, key) != getattr(self.config, key):
-                raise ConfigError(f"pretrain.from_run = {run} was pretrained under another [{key}]; make them equal")
-        for backbone in self._backbones():
-            tensors = source.load_tensors(f"backbones/{backbone}")
-            if tensors is None:
-                raise ConfigError(
-                    f"pretrain.from_run = {run} holds no backbone {backbone!r}; "
-                    "name a run that finished pretraining with the same pretrain.backbone and pretrain.targets"
-                )
+        source, backbones = reusable_backbones(self.config, self._recipe().rate)
+        for backbone, tensors in backbones.items():
             self.folder.save_tensors(f"backbones/{backbone}", tensors)
-        if not any(line["phase"] == "pretrain" for line in self.folder.metrics()):
-            for line in source.metrics():
-                if line["phase"] == "pretrain":
-                    self.folder.append_metrics({**line, "reused_from": str(run)})
+        lines = self.folder.metrics()
+        if not any(line["phase"] == "pretrain" for line in lines):
+            reused = [{**line, "reused_from": str(run)} for line in source.metrics() if line["phase"] == "pretrain"]
+            self.folder.keep_metrics([*reused, *lines])
 
     def _transfer(self) -> tuple[Tensors, float]:
         """Give the classifier its backbone; send the sites what stays frozen. Returns what trains."""
@@ -212,7 +176,7 @@ class Campaign:
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name)
-            answers = self._ask(self._tasks(replace(request, tensors=trained)), "finetune", number)
+            answers = self._train(replace(request, tensors=trained))
             trained = self.federation.aggregate(number, answers.updates)
             measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))
             areas = auroc(_pooled(measured.updates)) if measured.updates else np.full(len(SUPERCLASSES), np.nan)
@@ -259,15 +223,19 @@ class Campaign:
         )
         save_model(self.folder.path, all_tensors(model), card)
         lines = self.folder.metrics()
-        seconds = {phase: sum(x["seconds"] for x in lines if x["phase"] == phase) for phase in ("pretrain", "finetune")}
+        own = [line for line in lines if "reused_from" not in line]
+        seconds = {phase: sum(x["seconds"] for x in own if x["phase"] == phase) for phase in ("pretrain", "finetune")}
         results = {
             "regression": _regression_results(lines),
             "classification": classification_results(measured.updates),
-            "sites": site_results(self._descriptions, measured, lines),
+            "sites": site_results(self._descriptions, measured, own),
             "privacy": privacy_results(self.config.privacy.enabled, lines),
             "model": model_results(model, self.config),
             "seconds": {**seconds, "transfer": transfer_seconds, "evaluate": time.monotonic() - began},
-            "notes": [f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()],
+            "notes": [
+                *(f"{site} took no part: {REASONS[reason]}" for site, reason in self._absent.items()),
+                *(f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()),
+            ],
         }
         self.folder.write_results(results)
         self.folder.finish("done")
@@ -305,12 +273,24 @@ class Campaign:
             last, tensors = checkpoint.round_number, checkpoint.tensors
         lines = self.folder.metrics()
         kept = [x for x in lines if (x["phase"], x["backbone"]) != (phase, backbone) or x["round"] <= last]
-        if kept != lines:
-            self.folder.keep_metrics(kept)
+        # Always, since a line torn by a crash would swallow the next one.
+        self.folder.keep_metrics(kept)
         return tensors, last + 1
 
-    def _ask(self, tasks: dict[str, Task], phase: str, number: int, at_least: int | None = None) -> Answers:
+    def _train(self, task: Task) -> Answers:
+        return self._ask(self._tasks(task), task.phase, task.round_number, sent=task.tensors)
+
+    def _ask(
+        self,
+        tasks: dict[str, Task],
+        phase: str,
+        number: int,
+        at_least: int | None = None,
+        sent: Tensors | None = None,
+    ) -> Answers:
         answers = self.federation.ask(tasks, self.observer.answered)
+        if sent is not None:
+            answers = without_misfits(answers, sent)
         needed = self.config.federation.min_sites if at_least is None else at_least
         if len(answers.updates) < needed:
             reasons = "; ".join(f"{site}: {REASONS[reason]}" for site, reason in answers.left_out.items())
@@ -339,9 +319,6 @@ class Campaign:
     @property
     def _per_target(self) -> bool:
         return self.config.pretrain.backbone == "per-target"
-
-    def _backbones(self) -> list[str]:
-        return list(self.config.pretrain.targets) if self._per_target else ["shared"]
 
     def _targets(self, backbone: str) -> tuple[str, ...]:
         return self.config.pretrain.targets if backbone == "shared" else (backbone,)

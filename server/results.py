@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -12,9 +12,7 @@ from core.ecg.labels import SUPERCLASSES
 from core.evaluation import auroc, macro, summarise
 from core.models.registry import count_parameters
 from core.tasks import Update
-
-if TYPE_CHECKING:
-    from server.campaign import Answers
+from server.answers import Answers
 
 
 def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:

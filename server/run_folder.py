@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: ExperimentConfig) -> RunFolder:
-        """Make ``<run.out>/<time>-<run.name>``, or use ``run.folder``, and write the resolved config."""
-        if config.run.folder:
-            path = Path(config.run.folder)
-        else:
-            path = _unused(Path(config.run.out), f"{datetime.now():%Y%m%d-%H%M%S}-{config.run.name}")
-        path.mkdir(parents=True, exist_ok=True)
+        """Make ``<run.out>/<time>-<run.name>``, or use ``run.folder``, and write the resolved config.
+
+        Raises
+        ------
+        ConfigError
+            When the folder cannot be made.
+        """
+        try:
+            if config.run.folder:
+                path = Path(config.run.folder)
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path = _make_unused(Path(config.run.out), f"{datetime.now():%Y%m%d-%H%M%S}-{config.run.name}")
+        except OSError as error:
+            place = f'run.folder = "{config.run.folder}"' if config.run.folder else f'run.out = "{config.run.out}"'
+            raise ConfigError(f"{place} cannot be made ({error.strerror}); name a folder that can be written") from None
         folder = cls(path)
-        folder.write_text("config.toml", config.to_toml())
         folder.update_record(
             name=config.run.name,
             started=_now(),
@@ -76,6 +87,8 @@ class RunFolder:
             command=" ".join(["cardiofed", *sys.argv[1:]]),
             versions=_versions(),
         )
+        # Last, since it is what makes the folder a run.
+        folder.write_text("config.toml", config.to_toml())
         return folder
 
     @classmethod
@@ -87,8 +100,9 @@ class RunFolder:
         ConfigError
             When it is no run folder, or its config cannot be read.
         """
-        if not (path / "config.toml").is_file():
-            raise ConfigError(f"{path} is no run folder (it has no config.toml); name one made by cardiofed simulate")
+        for name in ("config.toml", "run.json"):
+            if not (path / name).is_file():
+                raise ConfigError(f"{path} is no run folder (it has no {name}); name one made by cardiofed simulate")
         return cls(path), load_config(path / "config.toml")
 
     def write_text(self, name: str, text: str) -> None:
@@ -194,11 +208,15 @@ class RunFolder:
         return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _unused(parent: Path, name: str) -> Path:
-    path, number = parent / name, 2
-    while path.exists():
-        path, number = parent / f"{name}-{number}", number + 1
-    return path
+def _make_unused(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        # Made, not looked for: two runs that begin in one second must not share a folder.
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError
 
 
 def _now() -> str:

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from core.errors import FederationError
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
-from server.campaign import Answers
+from server.answers import Answers
 
 POLL_SECONDS = 0.05
 
@@ -55,10 +55,11 @@ class FlowerFederation:
                 time.sleep(POLL_SECONDS)
             for reply in replies:
                 site = waiting.pop(reply.metadata.reply_to_message_id)
-                if reply.has_error():
+                update = None if reply.has_error() else _update(reply)
+                if update is None:
                     left_out[site] = _reason(reply)
                 else:
-                    updates[site] = _update(reply)
+                    updates[site] = update
                 answered(site)
         return Answers(dict(sorted(updates.items())), dict(sorted(left_out.items())))
 
@@ -100,17 +101,21 @@ def _array_record(tensors: Tensors) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(values)) for name, values in tensors.items()})
 
 
-def _update(reply: Message) -> Update:
+def _update(reply: Message) -> Update | None:
+    """Return the update in a reply, or None where it holds none that can be read: one site must not end the campaign."""
     content = reply.content
-    tensors = content.array_records.get("tensors")
-    numbers = {name: value for name, value in content.metric_records["metrics"].items()}
-    weight = float(numbers.pop("num-examples"))  # type: ignore[arg-type]
-    return Update(
-        {name: array.numpy() for name, array in tensors.items()} if tensors is not None else {},
-        {name: float(value) for name, value in numbers.items()},  # type: ignore[arg-type]
-        {name: str(value) for name, value in content.config_records["texts"].items()},
-        weight,
-    )
+    try:
+        tensors = content.array_records.get("tensors")
+        numbers = {name: value for name, value in content.metric_records["metrics"].items()}
+        weight = float(numbers.pop("num-examples"))  # type: ignore[arg-type]
+        return Update(
+            {name: array.numpy() for name, array in tensors.items()} if tensors is not None else {},
+            {name: float(value) for name, value in numbers.items()},  # type: ignore[arg-type]
+            {name: str(value) for name, value in content.config_records["texts"].items()},
+            weight,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _as_reply(node: int, update: Update) -> Message:
@@ -123,6 +128,8 @@ def _as_reply(node: int, update: Update) -> Message:
 
 def _reason(reply: Message) -> str:
     """Return a known reason code; whatever else an error says stays out of the results."""
+    if not reply.has_error():
+        return str(Reason.FAILED)
     reason = reply.error.reason or ""
     if reason in REASONS:
         return reason

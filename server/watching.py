@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.report import numbers
+
 
 class LogObserver:
     """Prints one line a round."""
@@ -26,11 +28,12 @@ def round_summary(line: dict[str, Any]) -> str:
     if line.get("loss") is not None:
         parts.append(f"loss {line['loss']:.4f}")
     units = {"hr": "bpm"}
-    parts += [f"{target} {mae:.2f} {units.get(target, 'ms')}" for target, mae in line.get("mae", {}).items()]
+    errors = {target: mae for target, mae in line.get("mae", {}).items() if mae is not None}
+    parts += [f"{target} {mae:.2f} {units.get(target, 'ms')}" for target, mae in errors.items()]
     if line.get("macro_auroc") is not None:
         parts.append(f"macro AUROC {line['macro_auroc']:.3f}")
     if line.get("epsilon"):
-        parts.append(f"epsilon at most {max(line['epsilon'].values()):.2f}")
+        parts.append(f"epsilon at most {numbers.epsilon(max(line['epsilon'].values()))}")
     if line["left_out"]:
         parts.append("left out " + ", ".join(f"{out['site']} ({out['reason']})" for out in line["left_out"]))
     return "  ".join(parts)

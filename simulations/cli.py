@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core import console
+from core.report import numbers
 from simulations import data_cli
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def _open_run(config: Path | None, changes: list[str], resume: Path | None) -> t
     folder, experiment = RunFolder.reopen(resume)
     if folder.record().get("status") == "done":
         raise ConfigError(f"{resume} is finished; its report is {resume / 'report.html'}")
+    from simulations.simulate import check
+
+    check(experiment, folder)
     return folder, experiment
 
 
@@ -101,7 +105,8 @@ def _carry_out(config: ExperimentConfig, folder: RunFolder) -> None:
 def _print_results(results: dict[str, Any]) -> None:
     for backbone, targets in results["regression"].items():
         errors = ", ".join(
-            f"{target} {values['mae']:.2f} {values['unit']} (median guess {values['median_mae']:.1f})"
+            f"{target} {numbers.fixed(values['mae'], 2)} {values['unit']} "
+            f"(median guess {numbers.fixed(values['median_mae'], 1)})"
             for target, values in targets.items()
         )
         typer.echo(f"pretraining error, {backbone}: {errors}")
@@ -115,16 +120,9 @@ def _print_results(results: dict[str, Any]) -> None:
     for site in results["privacy"]["sites"]:
         void = ", VOID: insecure deterministic noise" if site["void"] else ""
         typer.echo(
-            f"privacy, {site['name']}: epsilon {_up(site['epsilon'])} at delta {site['delta']:g} "
+            f"privacy, {site['name']}: epsilon {numbers.epsilon(site['epsilon'])} at delta {site['delta']:g} "
             f"per {site['unit']} ({site['neighbouring']}){void}"
         )
-
-
-def _up(epsilon: float) -> str:
-    """Return epsilon with two decimals, rounded up: a bound is never understated."""
-    from math import ceil
-
-    return f"{ceil(epsilon * 100 - 1e-9) / 100:.2f}"
 
 
 @app.command()

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 # Flower fills a message's sender from this; outside its own runtimes nobody else sets it.
 from flwr.supercore.task_identity import TaskIdentity
 
-from clients.app import ERROR_CODE
+from clients.app import ERROR_CODE, stopping
 from clients.app import app as client_app
 from clients.device import choose_device
 from core.config import ExperimentConfig
@@ -147,5 +147,9 @@ def run_loopback(config: ExperimentConfig, folder: RunFolder, observer: Observer
     try:
         federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
         return Campaign(config, federation, folder, observer).run()
+    except BaseException:
+        stopping.set()
+        raise
     finally:
         grid.close()
+        stopping.clear()

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from clients.device import choose_device
-from clients.hospital import open_federation
+from clients.hospital import Federation, open_federation
 from core.config import ExperimentConfig, with_overrides
 from core.ecg.labels import SUPERCLASSES
+from core.errors import DataError
 from core.learning.classification import classification_fetch
 from core.learning.training import predict
 from core.models.saved import load_model
 from core.report.page import write_report
 from server.campaign import Observer
+from server.pretrained import reusable_backbones
 from server.run_folder import RunFolder
 
 
@@ -29,9 +31,10 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
     ConfigError, DataError
         For data or settings that cannot work; nothing is written then.
     """
-    federation = open_federation(config)
-    for number in range(config.federation.sites):
-        choose_device(config.run.device, number)
+    # Absolute paths, so that the run can be resumed from anywhere.
+    paths = {"data.path": config.data.path, "pretrain.from_run": config.pretrain.from_run}
+    config = with_overrides(config, [f"{key}={Path(path).resolve()}" for key, path in paths.items() if path])
+    federation = check(config)
     folder = RunFolder.create(config)
     info, dataset = federation.dataset.info, federation.dataset
     folder.update_record(
@@ -48,6 +51,33 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
         }
     )
     return folder, config
+
+
+def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federation:
+    """Check everything that can be checked before the first step, and return the records with their hospitals.
+
+    Parameters
+    ----------
+    folder : RunFolder, optional
+        Of a run to resume: its rounds must have been trained on the same records.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For data or settings that cannot work.
+    """
+    for number in range(config.federation.sites):
+        choose_device(config.run.device, number)
+    federation = open_federation(config)
+    if config.pretrain.from_run:
+        reusable_backbones(config, federation.dataset.info.rate)
+    before = folder.record().get("data", {}).get("fingerprint") if folder else None
+    if folder and before not in (None, federation.dataset.fingerprint):
+        raise DataError(
+            f"the records of {config.data.path or 'the simulated hospitals'} are no longer those that {folder.path} "
+            "began with; restore them or start a new run"
+        )
+    return federation
 
 
 def carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> Path:

@@ -63,16 +63,22 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
     Raises
     ------
     FederationError
-        For a name or shape that the model does not have, or a value that is not finite.
+        For a name or shape that the model does not have, or a value that is not finite; the model is as before.
     """
     own = model.state_dict()
+    fitting: dict[str, np.ndarray] = {}
     for name, values in tensors.items():
         if name not in own or tuple(own[name].shape) != tuple(values.shape):
             raise FederationError(
                 f"tensor {name!r} of shape {tuple(values.shape)} does not fit the model; "
                 "use the same [model] settings and release everywhere"
             )
-        if not np.isfinite(values).all():
+        if values.dtype.kind not in "fiub":
+            raise FederationError(f"tensor {name!r} holds no numbers; use one release everywhere")
+        with np.errstate(over="ignore"):
+            fitting[name] = np.ascontiguousarray(values, dtype=np.float32)
+        if not np.isfinite(fitting[name]).all():
             raise FederationError(f"tensor {name!r} holds values that are not finite; lower the learning rate")
-        with torch.no_grad():
-            own[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
+    with torch.no_grad():
+        for name, values in fitting.items():
+            own[name].copy_(torch.from_numpy(values))

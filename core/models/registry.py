@@ -51,7 +51,7 @@ def create_model(name: str, *, outputs: int, leads: int = 12, rate: int = 100, s
         Width of the head.
     leads : int
     rate : int
-        Samples a second of the signals; the first layer covers the same time at any rate.
+        Samples a second of the signals; the first layer may adapt to it.
     seed : int, optional
         Fixes the initial weights without touching torch's global generator.
 

@@ -15,13 +15,14 @@ class ResNet1d(nn.Module):
     ----------
     leads, outputs : int
     rate : int
-        Samples a second. The stem strides to 50 Hz, and covers the same time, at any rate.
+        Samples a second. The stem strides to 50 Hz at any rate.
     """
 
     def __init__(self, leads: int = 12, outputs: int = 5, rate: int = 100) -> None:
         super().__init__()
         stride = max(1, round(rate / 50))
-        kernel = 2 * (2 * stride + 1) + 1
+        # Up to the stride of 500 Hz and beyond: more taps would bring the network over 150,000 parameters.
+        kernel = min(4 * stride + 3, 39)
         widths, strides = (32, 32, 64, 64), (2, 2, 2, 1)
         self.stem = nn.Conv1d(leads, widths[0], kernel, stride=stride, padding=kernel // 2)
         self.stages = nn.ModuleList(

@@ -12,7 +12,7 @@ infarction, 2018). They are simulations for training and demonstration, not clin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from core.synthetic.cohort import Intervals
 from core.synthetic.morphology import Waves
 
-INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-
 DOWER = np.array(
     [
         [0.632, -0.235, 0.059],
@@ -32,7 +30,7 @@ DOWER = np.array(
         [0.831, 0.076, 0.230],
     ]
 )
-"""Rows: :data:`INDEPENDENT_LEADS`; columns: Frank x, y, z."""
+"""Rows: :data:`core.ecg.leads.INDEPENDENT_LEADS`; columns: Frank x, y, z."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def render(
     Returns
     -------
     Tensor of shape (n, 8, samples), float32, mV
-        Leads in the order of :data:`INDEPENDENT_LEADS`, without noise.
+        Leads in the order of :data:`core.ecg.leads.INDEPENDENT_LEADS`, without noise.
     """
 
     def tensor(values: np.ndarray) -> Tensor:

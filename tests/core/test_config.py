@@ -129,9 +129,7 @@ class TestUnknownNames:
         assert message.startswith("unknown section qq; the sections are data, synthetic, model, pretrain")
 
     def test_a_section_given_a_value_is_explained(self):
-        assert (
-            refusal("finetune=3") == "finetune is a section, not 3; write [finetune] and its settings below"
-        )
+        assert refusal("finetune=3") == "finetune is a section, not 3; write [finetune] and its settings below"
 
     def test_the_file_is_named_when_the_key_came_from_it(self, tmp_path):
         path = write(tmp_path, "[finetune]\nround = 3\n")
@@ -361,9 +359,7 @@ class TestRoundTrips:
 
     def test_a_run_config_ignores_nothing(self):
         flat = DEFAULT.to_run_config() | {"finetune.round": 3}
-        with pytest.raises(
-            ConfigError, match=r"unknown key finetune\.round; did you mean finetune\.rounds\?"
-        ):
+        with pytest.raises(ConfigError, match=r"unknown key finetune\.round; did you mean finetune\.rounds\?"):
             ExperimentConfig.from_run_config(flat)
 
     def test_a_run_config_with_a_broken_list_is_refused(self):

@@ -76,9 +76,7 @@ class TestRun:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: records.csv has no column patient; add it\n"
 
-    @pytest.mark.parametrize(
-        "words", [["nothing"], ["fail", "--nothing"], ["count"], ["count", "x"], []], ids=" ".join
-    )
+    @pytest.mark.parametrize("words", [["nothing"], ["fail", "--nothing"], ["count"], ["count", "x"], []], ids=" ".join)
     def test_wrong_usage_is_exit_code_2_without_a_traceback(self, app, words):
         done = call(app, *words)
         assert done.returncode == 2
@@ -97,9 +95,7 @@ class TestRun:
         assert done.stderr.endswith("ZeroDivisionError: a fault of ours\n")
 
     def test_an_interrupt_is_one_line_and_130(self, app):
-        with subprocess.Popen(
-            [*app, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen([*app, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "waiting\n"
             process.send_signal(signal.SIGINT)

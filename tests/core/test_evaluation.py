@@ -117,8 +117,7 @@ def test_sites_sum_up_to_the_pooled_set_in_every_replicate():
     pooled = score_histograms(logits, labels, patient_bootstrap_weights(patients, 20, seed=5))
     cuts = [slice(0, 90), slice(90, 300), slice(300, 400)]
     by_site = [
-        score_histograms(logits[cut], labels[cut], patient_bootstrap_weights(patients[cut], 20, seed=5))
-        for cut in cuts
+        score_histograms(logits[cut], labels[cut], patient_bootstrap_weights(patients[cut], 20, seed=5)) for cut in cuts
     ]
     np.testing.assert_array_equal(sum(by_site), pooled)
 
@@ -226,9 +225,7 @@ def test_regression_sums_of_sites_give_the_mean_errors_of_the_pooled_set():
     truth = rng.normal([70, 160], [15, 25], size=(200, 2))
     predictions = truth + rng.normal(size=(200, 2)) * [1, 8]
     medians = np.median(truth, axis=0)
-    sums = sum(
-        regression_sums(predictions[cut], truth[cut], medians) for cut in (slice(0, 30), slice(30, 200))
-    )
+    sums = sum(regression_sums(predictions[cut], truth[cut], medians) for cut in (slice(0, 30), slice(30, 200)))
     assert sums.shape == (2, 3)
     summary = summarise_regression(sums, ["hr", "pr"])
     for index, (target, unit) in enumerate([("hr", "bpm"), ("pr", "ms")]):
@@ -243,9 +240,7 @@ def test_regression_sums_of_sites_give_the_mean_errors_of_the_pooled_set():
 
 def test_record_without_a_true_interval_does_not_count_for_it():
     truth = [[60.0, np.nan], [80.0, np.nan]]
-    summary = summarise_regression(
-        regression_sums([[61.0, 150.0], [83.0, 150.0]], truth, [70.0, 160.0]), ["hr", "pr"]
-    )
+    summary = summarise_regression(regression_sums([[61.0, 150.0], [83.0, 150.0]], truth, [70.0, 160.0]), ["hr", "pr"])
     assert summary["hr"] == {"mae": 2.0, "median_mae": 10.0, "unit": "bpm", "records": 2}
     assert summary["pr"] == {"mae": None, "median_mae": None, "unit": "ms", "records": 0}
 

@@ -86,9 +86,7 @@ TABLES = {"ptbxl_database.csv", "scp_statements.csv"}
 
 
 @pytest.mark.parametrize(("rate", "short"), [(100, "lr"), (500, "hr")])
-def test_records_of_one_rate_come_with_the_tables_and_can_be_imported(
-    mirror, make_ptbxl, tmp_path, rate, short
-):
+def test_records_of_one_rate_come_with_the_tables_and_can_be_imported(mirror, make_ptbxl, tmp_path, rate, short):
     source = make_ptbxl(count=3)
     mirror.publish(source)
     seen = []
@@ -190,9 +188,7 @@ def test_a_mirror_without_the_rate_is_refused(mirror, make_ptbxl, tmp_path):
 def test_a_server_that_does_not_answer_is_one_readable_sentence(mirror, tmp_path):
     mirror.server.shutdown()
     mirror.server.server_close()
-    with pytest.raises(
-        DataError, match=r"cannot be reached \(Connection refused\); check the network"
-    ) as caught:
+    with pytest.raises(DataError, match=r"cannot be reached \(Connection refused\); check the network") as caught:
         download_ptbxl(tmp_path / "got", mirror=mirror.url)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "got").exists()

@@ -68,9 +68,7 @@ def test_a_selection_is_the_rows_it_names_in_their_order(make_dataset, rows, aga
     inner = [index % len(rows) for index in again] if rows else []
     twice = chosen.select(inner)
     assert twice.records["record"].tolist() == [f"r{rows[index]:03d}" for index in inner]
-    assert np.array_equal(
-        twice.batch(range(len(inner)), "none"), made.batch([rows[i] for i in inner], "none")
-    )
+    assert np.array_equal(twice.batch(range(len(inner)), "none"), made.batch([rows[i] for i in inner], "none"))
 
 
 def test_a_selection_copies_no_signal(make_dataset):

@@ -54,9 +54,7 @@ def test_a_normalised_import_is_the_normalised_plain_one(make_ptbxl, tmp_path, m
     import_source("ptbxl", folder, tmp_path / "normalised", normalisation=mode)
     plain, made = EcgDataset.open(tmp_path / "plain"), EcgDataset.open(tmp_path / "normalised")
     assert made.signals.dtype == np.float16
-    np.testing.assert_allclose(
-        made.batch(range(6), mode), normalise(plain.batch(range(6), "none"), mode), atol=0.02
-    )
+    np.testing.assert_allclose(made.batch(range(6), mode), normalise(plain.batch(range(6), "none"), mode), atol=0.02)
 
 
 def test_eight_leads_are_completed(make_arrays, tmp_path):
@@ -130,9 +128,7 @@ def _spoil_sample(signals):
         (_spoil_sample, "record r002: lead V2 has samples that are no number"),
     ],
 )
-def test_a_broken_record_is_refused_with_nothing_left_or_left_out_and_listed(
-    make_arrays, tmp_path, spoil, message
-):
+def test_a_broken_record_is_refused_with_nothing_left_or_left_out_and_listed(make_arrays, tmp_path, spoil, message):
     signals = np.stack([made_up_signal(i, 100) for i in range(6)])
     spoil(signals)
     folder = make_arrays(signals)
@@ -385,9 +381,7 @@ def test_the_real_set_has_1908_labelled_records_split_by_fold(real_data, tmp_pat
 
 @pytest.mark.real_data
 def test_own_preprocessing_reproduces_the_zscored_copies_of_the_same_records(real_data, tmp_path):
-    import_source(
-        "ptbxl", real_data / "ptbxl-500", tmp_path / "a", normalisation="lead-zscore", source_rate=500
-    )
+    import_source("ptbxl", real_data / "ptbxl-500", tmp_path / "a", normalisation="lead-zscore", source_rate=500)
     import_source("arrays", real_data / "ptbxl-zscored", tmp_path / "b")
     ours, theirs = (EcgDataset.open(tmp_path / name) for name in "ab")
     both = sorted(set(ours.records["record"]) & set(theirs.records["record"]))

@@ -26,9 +26,7 @@ def test_likelihood_zero_counts_unless_a_minimum_is_asked_for():
 
 
 def test_single_label_keeps_records_with_exactly_one_and_counts_the_rest():
-    keep, dropped = single_label(
-        np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
-    )
+    keep, dropped = single_label(np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]))
     assert keep.tolist() == [True, False, False, True]
     assert dropped == 2
 

@@ -53,9 +53,7 @@ def test_the_band_pass_shifts_nothing_in_time(rate):
     pulse[5 * rate] = 1.0
     filtered = band_pass(pulse, rate)
     assert np.argmax(filtered) == 5 * rate
-    np.testing.assert_allclose(
-        filtered[: 5 * rate][::-1][: 2 * rate], filtered[5 * rate + 1 :][: 2 * rate], atol=1e-3
-    )
+    np.testing.assert_allclose(filtered[: 5 * rate][::-1][: 2 * rate], filtered[5 * rate + 1 :][: 2 * rate], atol=1e-3)
 
 
 def test_the_band_pass_works_over_any_leading_axes_in_their_precision():

@@ -71,9 +71,7 @@ def test_optional_columns_may_be_absent(make_arrays):
 
 
 def test_labels_may_stand_in_one_column(make_arrays):
-    records = pd.DataFrame(
-        {"record_id": list("abcdef"), "labels": ["NORM", "MI; CD", "", "HYP", "STTC", "MI"]}
-    )
+    records = pd.DataFrame({"record_id": list("abcdef"), "labels": ["NORM", "MI; CD", "", "HYP", "STTC", "MI"]})
     table = open_source("arrays", make_arrays(records=records), rate=100).table
     assert table[["NORM", "MI", "STTC", "CD", "HYP"]].to_numpy().tolist() == [
         [1, 0, 0, 0, 0],

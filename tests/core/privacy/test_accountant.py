@@ -75,9 +75,7 @@ def quadrature_divergence(rate: float, noise: float, order: float) -> float:
 def test_divergences_agree_with_numerical_integration(rate, noise, order):
     # Both carry some 1e-11 in the cumulant, which is the divergence times (order - 1).
     expected = quadrature_divergence(rate, noise, order) * (order - 1)
-    assert accountant._divergence(noise, rate, order) * (order - 1) == pytest.approx(
-        expected, rel=1e-8, abs=1e-10
-    )
+    assert accountant._divergence(noise, rate, order) * (order - 1) == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 @given(history=histories, cuts=st.lists(st.floats(0.05, 0.95), min_size=1, max_size=3), data=st.data())

@@ -145,9 +145,7 @@ def test_a_line_torn_twice_over_is_passed_over(tmp_path):
     ledger = Ledger(tmp_path)
     enter(ledger)
     whole = file_of(tmp_path).read_bytes()
-    file_of(tmp_path).write_bytes(
-        whole + whole[:30] + b" #to"
-    )  # the crash came while the torn line was ended
+    file_of(tmp_path).write_bytes(whole + whole[:30] + b" #to")  # the crash came while the torn line was ended
     enter(ledger)
     assert ledger.history("f1") == [SPENT, SPENT]
 

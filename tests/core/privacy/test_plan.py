@@ -75,9 +75,7 @@ def test_cohort_of_nobody_is_refused():
     rate=st.sampled_from([0.01, 1 / 32, 0.16, 1.0]),
     steps=st.integers(1, 2000),
     history=st.lists(
-        st.builds(
-            Mechanism, st.sampled_from([1.0, 1.5, 3.0]), st.sampled_from([0.01, 0.16]), st.integers(1, 50)
-        ),
+        st.builds(Mechanism, st.sampled_from([1.0, 1.5, 3.0]), st.sampled_from([0.01, 0.16]), st.integers(1, 50)),
         max_size=2,
     ),
 )
@@ -141,9 +139,7 @@ def test_a_second_campaign_gets_only_what_the_first_left():
 
 def test_spent_budget_is_refused_with_its_reason_code():
     history = [Mechanism(1.0, 1 / 32, 1600)]  # 9.05
-    with pytest.raises(
-        BudgetExhaustedError, match=r"spent epsilon 9\.0\d+ of 8 .*; raise the budget"
-    ) as caught:
+    with pytest.raises(BudgetExhaustedError, match=r"spent epsilon 9\.0\d+ of 8 .*; raise the budget") as caught:
         calibrate(history, **BUDGET, sampling_rate=0.16, steps=1)
     assert caught.value.reason == "budget-exhausted"
 
@@ -153,9 +149,7 @@ def test_budget_below_what_any_noise_reaches_is_refused_with_its_reason_code():
         calibrate([], epsilon=0.001, delta=1e-5, sampling_rate=0.1, steps=10)
 
 
-@pytest.mark.parametrize(
-    "impossible", [{"epsilon": 0.0}, {"delta": 1.0}, {"sampling_rate": 0.0}, {"steps": 0}]
-)
+@pytest.mark.parametrize("impossible", [{"epsilon": 0.0}, {"delta": 1.0}, {"sampling_rate": 0.0}, {"steps": 0}])
 def test_calibration_refuses_impossible_settings(impossible):
     with pytest.raises(ConfigError, match="choose"):
         calibrate([], **{**BUDGET, "sampling_rate": 0.1, "steps": 10, **impossible})

@@ -128,9 +128,7 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
                 "train_records": 402 - 31 * index,
                 "train_patients": 377 - 30 * index,
                 "test_records": 80 + index,
-                "classes": dict(
-                    zip(SUPERCLASSES, (200 - 55 * index, 40 + 50 * index, 77, 61, 24), strict=True)
-                ),
+                "classes": dict(zip(SUPERCLASSES, (200 - 55 * index, 40 + 50 * index, 77, 61, 24), strict=True)),
                 "macro_auroc": 0.88 + 0.005 * index,
                 "auroc": {},
                 "rounds_answered": 10 if index == 3 else 12,
@@ -328,9 +326,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(tmp_path: Path) -> No
     html = report(tmp_path, contents())
     ids = Page(html).ids
     assert len(ids) == len(set(ids))
-    referred = set(re.findall(r'(?:href="|url\()#([^")]+)', html)) | set(
-        re.findall(r'aria-labelledby="([^"]+)"', html)
-    )
+    referred = set(re.findall(r'(?:href="|url\()#([^")]+)', html)) | set(re.findall(r'aria-labelledby="([^"]+)"', html))
     assert referred <= set(ids)
 
 
@@ -433,9 +429,7 @@ def test_an_interrupted_run_reports_its_rounds_and_says_how_far_it_came(tmp_path
     held["run"] |= {"status": "interrupted", "finished": None}
     held["results"], held["metrics"] = None, held["metrics"][:7]
     page = Page(report(tmp_path, held, examples=0))
-    assert "The run was interrupted after round 3 of 8 of fine-tuning: there is no evaluation." in page.text(
-        "header"
-    )
+    assert "The run was interrupted after round 3 of 8 of fine-tuning: there is no evaluation." in page.text("header")
     # 0.891 - 0.2 / 9 = 0.8688
     assert "0.869 after fine-tuning round 3, no interval" in page.text("headline")
     # composed epsilon of round 3: 1 + 0.87 * 3 = 3.61, with delta and unit from the settings
@@ -444,9 +438,7 @@ def test_an_interrupted_run_reports_its_rounds_and_says_how_far_it_came(tmp_path
     assert "From the last finished round" in page.text("pretraining")
     assert "the run ended before it" in page.text("classes")
     assert "CUDA out of memory" in page.text("left-out")
-    assert (
-        tmp_path / "results.csv"
-    ).read_text() == "class,auroc,auroc_low,auroc_high,auprc,f1,positives,records\n"
+    assert (tmp_path / "results.csv").read_text() == "class,auroc,auroc_low,auroc_high,auprc,f1,positives,records\n"
 
 
 def test_a_run_that_failed_before_its_first_round_still_renders(tmp_path: Path) -> None:
@@ -494,9 +486,7 @@ def test_missing_numbers_print_as_an_en_dash_with_the_reason(tmp_path: Path) -> 
     assert "training loss" not in page.text("curves")
 
 
-@pytest.mark.parametrize(
-    "key", ["regression", "classification", "sites", "privacy", "model", "seconds", "notes"]
-)
+@pytest.mark.parametrize("key", ["regression", "classification", "sites", "privacy", "model", "seconds", "notes"])
 def test_any_part_of_the_results_may_be_absent(tmp_path: Path, key: str) -> None:
     held = contents()
     del held["results"][key]
@@ -560,16 +550,12 @@ def test_separate_backbones_are_told_apart(tmp_path: Path) -> None:
     page = Page(report(tmp_path, held, examples=0))
     assert "Pretraining (HR) 4 of 4" in page.text("ran")
     assert "Pretraining (QT) 4 of 4" in page.text("ran")
-    assert "Pretraining alone: the model reads off unseen synthetic ECGs Heart rate to 1.16 bpm" in page.text(
-        "header"
-    )
+    assert "Pretraining alone: the model reads off unseen synthetic ECGs Heart rate to 1.16 bpm" in page.text("header")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(
-    tmp_path: Path, width: int
-) -> None:
+def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(tmp_path: Path, width: int) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine: install Debian's package chromium")

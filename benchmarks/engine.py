@@ -1,0 +1,186 @@
+"""How much the engines cost, in ratios measured side by side in one run.
+
+    python benchmarks/engine.py            everything, a few minutes
+    python benchmarks/engine.py loop       loopback against a plain training loop
+    python benchmarks/engine.py ray        the quick start, loopback against Flower's simulation runtime
+    python benchmarks/engine.py sites      peak memory of 100 sites
+    python benchmarks/engine.py open       opening an imported set of 20,000 records
+
+Each line printed is one JSON object. Pairs are run alternately; the ratio is of the medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "configs" / "quickstart.toml"
+COMMAND = Path(sys.executable).parent / "cardiofed"
+
+
+def say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def alternate(first: Callable[[], float], second: Callable[[], float], times: int) -> tuple[list[float], list[float]]:
+    """Run two sides in turn, so that what disturbs the machine disturbs both."""
+    pairs = [(first(), second()) for _ in range(times)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def loop(times: int = 3) -> None:
+    """Time the quick start's campaign against its gradient steps in a bare loop over arrays held in memory."""
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
+    from clients.hospital import open_federation
+    from clients.site import shard
+    from core.config import load_config
+    from core.ecg.preprocessing import normalise
+    from core.learning.training import shuffled_batches, use_threads
+    from core.models.registry import create_model
+    from core.synthetic.recipe import SCALE_MV, recipe_of
+    from server.run_folder import RunFolder
+    from simulations.engine import run_loopback
+
+    class Silent:
+        def phase(self, title: str, answers: int, done: int) -> None: ...
+        def answered(self, site: str) -> None: ...
+        def round_finished(self, line: dict) -> None: ...
+
+    config = load_config(QUICKSTART, ["run.bootstrap=0"])
+    use_threads(config.run.threads)
+    federation = open_federation(config)
+    sites = config.federation.sites
+    recipe = recipe_of(config.synthetic, federation.dataset.info.rate)
+    shards = [shard(recipe, number, sites) for number in range(sites)]  # Both sides find the set generated.
+    pretraining = np.concatenate([s.signals for s in shards]).astype(np.float32) * np.float32(SCALE_MV)
+    pretraining = normalise(pretraining, config.data.normalisation)
+    targets = np.concatenate([s.targets for s in shards])
+    targets = ((targets - targets.mean(0)) / targets.std(0)).astype(np.float32)
+    rows = np.concatenate([hospital.train for hospital in federation.hospitals])
+    records = federation.dataset.batch(rows, config.data.normalisation)
+    labels = federation.dataset.labels[rows].astype(np.float32)
+    steps = 0
+
+    def plain() -> float:
+        nonlocal steps
+        began, steps = time.perf_counter(), 0
+        for signals, truth, settings, sizes, loss in (
+            (pretraining, targets, config.pretrain, [len(s) for s in shards], functional.l1_loss),
+            (
+                records,
+                labels,
+                config.finetune,
+                [len(hospital.train) for hospital in federation.hospitals],
+                functional.binary_cross_entropy_with_logits,
+            ),
+        ):
+            model = create_model(config.model.name, outputs=truth.shape[1], seed=0)
+            model.train()
+            optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+            starts = np.cumsum([0, *sizes])
+            for _ in range(settings.rounds):
+                for start, size in zip(starts, sizes, strict=False):
+                    for batch in shuffled_batches(size, settings.batch_size, settings.local_epochs, 0):
+                        x, y = torch.from_numpy(signals[start + batch]), torch.from_numpy(truth[start + batch])
+                        optimizer.zero_grad()
+                        loss(model(x), y).backward()
+                        optimizer.step()
+                        steps += 1
+        return time.perf_counter() - began
+
+    def engine() -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = RunFolder(Path(scratch))
+            run = config.model_copy(update={"run": config.run.model_copy(update={"folder": scratch})})
+            began = time.perf_counter()
+            run_loopback(run, folder, Silent())
+            return time.perf_counter() - began
+
+    engine_seconds, plain_seconds = alternate(engine, plain, times)
+    ratio = statistics.median(engine_seconds) / statistics.median(plain_seconds)
+    say(
+        benchmark="loopback against plain loop",
+        ratio=round(ratio, 3),
+        target=1.15,
+        steps=steps,
+        loopback_s=[round(s, 2) for s in engine_seconds],
+        plain_s=[round(s, 2) for s in plain_seconds],
+        note="the engine's side also evaluates each round, writes checkpoints and combines updates",
+    )
+
+
+def ray(times: int = 2) -> None:
+    """Time the whole quick start command under both engines."""
+
+    def side(engine: str) -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [COMMAND, "simulate", QUICKSTART, "--engine", engine, "--set", f"run.out={scratch}"]
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            return time.perf_counter() - began
+
+    loopback_seconds, ray_seconds = alternate(lambda: side("loopback"), lambda: side("ray"), times)
+    say(
+        benchmark="quick start, loopback against ray",
+        ratio=round(statistics.median(loopback_seconds) / statistics.median(ray_seconds), 3),
+        target=round(1 / 3, 3),
+        loopback_s=[round(s, 1) for s in loopback_seconds],
+        ray_s=[round(s, 1) for s in ray_seconds],
+    )
+
+
+def sites() -> None:
+    """Measure the peak memory of a campaign over 100 simulated hospitals, in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        changes = [
+            "federation.sites=100", "data.simulated_patients=100", "synthetic.size=20000", "pretrain.batch_size=64",
+            "pretrain.rounds=1", "finetune.rounds=2", "finetune.local_epochs=1", "finetune.batch_size=16",
+            "federation.min_classes=1", f"run.out={scratch}",
+        ]  # fmt: skip
+        command = [str(COMMAND), "simulate", str(QUICKSTART), *(word for c in changes for word in ("--set", c))]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    say(benchmark="100 sites", peak_gib=round(peak, 2), target=4.0, seconds=round(time.perf_counter() - began, 1))
+
+
+def opening(times: int = 5) -> None:
+    """Time opening a set of 20,000 records that was written by the project itself."""
+    import numpy as np
+
+    from core.ecg.dataset import EcgDataset
+    from core.synthetic.hospitals import simulated_hospitals
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "set"
+        few = simulated_hospitals(hospitals=4, patients=500, seed=0)
+        many = few.select(np.resize(np.arange(len(few)), 20_000))
+        names = [f"record-{number:06d}" for number in range(len(many))]
+        EcgDataset(many.signals, many.records.assign(record=names), many.info).write(path)
+        seconds = []
+        for _ in range(times):
+            began = time.perf_counter()
+            opened = EcgDataset.open(path)
+            seconds.append(time.perf_counter() - began)
+        assert len(opened) == 20_000
+    say(benchmark="open 20,000 records", seconds=round(statistics.median(seconds), 4), target=0.2)
+
+
+PARTS: dict[str, Callable[[], None]] = {"loop": loop, "ray": ray, "sites": sites, "open": opening}
+
+if __name__ == "__main__":
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    for part in sys.argv[1:] or ["sites", "loop", "open", "ray"]:
+        PARTS[part]()
