@@ -28,6 +28,7 @@ from core.evaluation import patient_bootstrap_weights, regression_sums, score_hi
 from core.learning.classification import (
     OptimizerSettings,
     classification_fetch,
+    cropped,
     train_classifier,
     train_classifier_privately,
 )
@@ -175,7 +176,7 @@ class Site:
         steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
         loss = train_classifier(
             model,
-            self._fetch(self.train),
+            self._training_fetch(task),
             count,
             epochs=settings.local_epochs,
             batch_size=settings.batch_size,
@@ -189,7 +190,7 @@ class Site:
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         settings = self.config.privacy
-        plan, fetch = self._plan(task), self._fetch(self.train)
+        plan, fetch = self._plan(task), self._training_fetch(task)
         entry = self.ledger.open_entry(
             plan,
             campaign=task.campaign,
@@ -329,6 +330,11 @@ class Site:
     def _fetch(self, dataset: EcgDataset) -> Fetch:
         _require_whole_file(dataset)
         return classification_fetch(dataset, self.config.data.normalisation)
+
+    def _training_fetch(self, task: Task) -> Fetch:
+        samples = round(self.config.finetune.crop * self.train.info.rate)
+        fetch = self._fetch(self.train)
+        return cropped(fetch, samples, self._seed(task)) if samples else fetch
 
     def _optimizer(self) -> OptimizerSettings:
         settings = self.config.finetune

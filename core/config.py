@@ -76,28 +76,20 @@ class DataSettings(_Settings):
     train_folds: Folds = Field(
         default=(1, 2, 3, 4, 5, 6, 7, 8), description="Patient folds (1 to 10) that the model learns from."
     )
-    test_folds: Folds = Field(
-        default=(9, 10), description="Patient folds (1 to 10) that the result is measured on."
-    )
+    test_folds: Folds = Field(default=(9, 10), description="Patient folds (1 to 10) that the result is measured on.")
     simulated_patients: PositiveCount = Field(default=250, description="Patients in each simulated hospital.")
 
 
 class SyntheticSettings(_Settings):
     """``[synthetic]``: the shared synthetic set that pretraining learns from."""
 
-    size: PositiveCount = Field(
-        default=4000, description="Records in the shared synthetic set, over all sites."
-    )
+    size: PositiveCount = Field(default=4000, description="Records in the shared synthetic set, over all sites.")
     held_out: PositiveCount = Field(
         default=500,
         description="Further records of the same recipe, never trained on, on which errors are measured.",
     )
-    seed: Seed = Field(
-        default=1, description="Seed of the recipe; the same seed gives every site the same set."
-    )
-    noise: NotNegative = Field(
-        default=1.0, description="Noise level relative to the recipe's own; 0: clean records."
-    )
+    seed: Seed = Field(default=1, description="Seed of the recipe; the same seed gives every site the same set.")
+    noise: NotNegative = Field(default=1.0, description="Noise level relative to the recipe's own; 0: clean records.")
 
 
 class ModelSettings(_Settings):
@@ -112,9 +104,7 @@ class ModelSettings(_Settings):
 class PretrainSettings(_Settings):
     """``[pretrain]``: regression of intervals on the shared synthetic set; spends no privacy."""
 
-    enabled: bool = Field(
-        default=True, description="Whether to pretrain; false: fine-tuning starts from scratch."
-    )
+    enabled: bool = Field(default=True, description="Whether to pretrain; false: fine-tuning starts from scratch.")
     backbone: Literal["shared", "per-target"] = Field(
         default="shared", description="One backbone for all targets, or one for each target as in the paper."
     )
@@ -154,6 +144,11 @@ class FinetuneSettings(_Settings):
         default=32,
         description="Records in one gradient step; privacy.sampling_rate takes its place when private.",
     )
+    crop: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0,
+        description="Seconds of the random stretch of a record that a step trains on; 0: the whole record. "
+        "Tests always use whole records.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer at the sites.")
     learning_rate: Positive = Field(default=0.001, description="Step size of the optimizer.")
     weight_decay: NotNegative = Field(default=0.01, description="Weight decay of the optimizer.")
@@ -167,9 +162,7 @@ class PrivacySettings(_Settings):
     """``[privacy]``: DP-SGD at the sites, and what they may say in clear."""
 
     enabled: bool = Field(default=False, description="Whether fine-tuning is differentially private.")
-    epsilon: Positive = Field(
-        default=8.0, description="Most that a site may spend over all rounds, by add or remove."
-    )
+    epsilon: Positive = Field(default=8.0, description="Most that a site may spend over all rounds, by add or remove.")
     delta: float = Field(default=1e-5, gt=0, lt=1, description="Probability with which epsilon may not hold.")
     clip: Positive = Field(default=1.0, description="Largest L2 norm of one unit's gradient.")
     sampling_rate: float = Field(
@@ -195,24 +188,15 @@ class FederationSettings(_Settings):
     sites: PositiveCount = Field(default=4, description="Number of hospitals.")
     partition: Literal["dirichlet", "iid", "site-column"] = Field(
         default="dirichlet",
-        description="How patients are spread over the sites: by label skew, evenly, or by the set's own "
-        "site column.",
+        description="How patients are spread over the sites: by label skew, evenly, or by the set's own site column.",
     )
-    alpha: Positive = Field(
-        default=0.5, description="Concentration of the Dirichlet skew; smaller is more unequal."
-    )
-    min_sites: PositiveCount = Field(
-        default=1, description="Fewest sites that must answer for a round to count."
-    )
-    min_patients: PositiveCount = Field(
-        default=4, description="Fewest training patients a simulated site may have."
-    )
+    alpha: Positive = Field(default=0.5, description="Concentration of the Dirichlet skew; smaller is more unequal.")
+    min_sites: PositiveCount = Field(default=1, description="Fewest sites that must answer for a round to count.")
+    min_patients: PositiveCount = Field(default=4, description="Fewest training patients a simulated site may have.")
     min_classes: Annotated[int, Field(ge=1, le=5)] = Field(
         default=2, description="Fewest of the five classes among a site's training records."
     )
-    strategy: Literal["fedavg"] = Field(
-        default="fedavg", description="How updates are combined into one model."
-    )
+    strategy: Literal["fedavg"] = Field(default="fedavg", description="How updates are combined into one model.")
 
 
 class RunSettings(_Settings):
@@ -223,9 +207,7 @@ class RunSettings(_Settings):
         pattern=r"^[A-Za-z0-9_-]{1,100}$",
         description="Name in the run folder; letters, digits, - and _ only.",
     )
-    seed: Seed = Field(
-        default=0, description="Seed of partition, initial weights and batch order, never of privacy."
-    )
+    seed: Seed = Field(default=0, description="Seed of partition, initial weights and batch order, never of privacy.")
     out: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
     folder: str = Field(
         default="", description="The run folder itself, set by the engine; empty: a new one under run.out."
@@ -239,12 +221,8 @@ class RunSettings(_Settings):
         description="auto (sites spread over the GPUs there are, else the CPU), cpu, cuda, one GPU as "
         "cuda:0, or several as cuda:0,cuda:1.",
     )
-    threads: Annotated[int, Field(ge=0, le=4096)] = Field(
-        default=0, description="CPU threads of torch; 0: all cores."
-    )
-    bootstrap: Count = Field(
-        default=200, description="Patient bootstrap replicates for intervals; 0: no intervals."
-    )
+    threads: Annotated[int, Field(ge=0, le=4096)] = Field(default=0, description="CPU threads of torch; 0: all cores.")
+    bootstrap: Count = Field(default=200, description="Patient bootstrap replicates for intervals; 0: no intervals.")
     examples: Count = Field(default=4, description="Example ECGs in the report.")
 
 
@@ -384,11 +362,7 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
             f"pretrain.from_run is {written(pretrain.from_run)} though pretrain.enabled is false; "
             "set pretrain.enabled = true to use that run, or leave pretrain.from_run empty"
         )
-    if (
-        pretrain.enabled
-        and pretrain.backbone == "per-target"
-        and config.transfer.target not in pretrain.targets
-    ):
+    if pretrain.enabled and pretrain.backbone == "per-target" and config.transfer.target not in pretrain.targets:
         found.append(
             f"transfer.target is {written(config.transfer.target)}, which is not among pretrain.targets "
             f"{written(pretrain.targets)}; add it there or choose one of them"
@@ -426,9 +400,7 @@ def _read_toml(path: Path) -> dict[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; name a TOML file such as configs/quickstart.toml"
-        ) from None
+        raise ConfigError(f"{path} does not exist; name a TOML file such as configs/quickstart.toml") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; name a TOML file in it") from None
     except UnicodeDecodeError:
@@ -450,9 +422,7 @@ def _override(nested: dict[str, object], overrides: Sequence[str]) -> None:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(
-                f"--set {override} has no value; write section.key=value, for instance finetune.rounds=3"
-            )
+            raise ConfigError(f"--set {override} has no value; write section.key=value, for instance finetune.rounds=3")
         _insert(nested, key.strip(), _value(key.strip(), text.strip()))
 
 

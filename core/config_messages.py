@@ -53,9 +53,7 @@ def problems(details: Sequence[ErrorDetails], defaults: Mapping[str, object]) ->
 def unknown_key(key: str, names: Iterable[str]) -> str:
     """Sentence that refuses a key and offers the known dotted name nearest to it."""
     nearest = _nearest(key, names)
-    return f"unknown key {key}; " + (
-        f"did you mean {nearest}?" if nearest else "configs/README.md lists all keys"
-    )
+    return f"unknown key {key}; " + (f"did you mean {nearest}?" if nearest else "configs/README.md lists all keys")
 
 
 def no_section(name: str, given: object, names: Iterable[str]) -> str:
@@ -92,11 +90,7 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return f"`{written(schema['const'])}`"
     signs = {"exclusiveMinimum": "> ", "minimum": "≥ ", "exclusiveMaximum": "< ", "maximum": "≤ "}
     # The widest limits only keep a number within 32 bits: no news to a reader.
-    limits = [
-        f"{sign}{schema[name]:g}"
-        for name, sign in signs.items()
-        if name in schema and schema[name] < 2**31 - 1
-    ]
+    limits = [f"{sign}{schema[name]:g}" for name, sign in signs.items() if name in schema and schema[name] < 2**31 - 1]
     kinds = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
     return " ".join([kinds[schema["type"]], " and ".join(limits)]).strip()
 

@@ -148,7 +148,8 @@ def predict(
         ),
     ],
     rate: Annotated[
-        int | None, typer.Option(help="Samples a second of an array; 10 s are assumed without it.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Samples a second of an array; 10 s are assumed without it.", show_default=False),
     ] = None,
     figure: Annotated[
         Path | None,
@@ -159,6 +160,7 @@ def predict(
 
     Example: `cardiofed predict runs/20260101-120000-ptbxl records100/00000/00001_lr`
     """
+    from core.errors import DataError
     from core.report.ecg_paper import draw_ecg
     from simulations.prediction import predict_record
 
@@ -167,7 +169,10 @@ def predict(
         typer.echo(f"{name:5s} {probability:6.1%}  {'█' * round(30 * probability)}")
     path = figure or Path(f"{record.stem}.png")
     title = f"{record.stem}:  " + "   ".join(f"{name} {p:.0%}" for name, p in prediction.probabilities.items())
-    draw_ecg(prediction.signal, prediction.rate, title=title).savefig(path, dpi=130)
+    try:
+        draw_ecg(prediction.signal, prediction.rate, title=title).savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be written ({error}); name a .png in a folder that exists") from None
     typer.echo(f"figure: {path}")
 
 

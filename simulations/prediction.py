@@ -79,5 +79,7 @@ def _read_array(record: Path, rate: int | None) -> Recording:
         raise DataError(f"{record} is no array that numpy can read ({error}); save it with numpy.save") from None
     if signal.ndim != 2 or signal.shape[0] not in (8, 12) or not signal.shape[1]:
         raise DataError(f"{record} has shape {signal.shape}; give 12 (or 8) leads x samples")
+    if signal.dtype.kind not in "iuf":
+        raise DataError(f"{record} holds {signal.dtype}, which are no samples; save numbers in mV")
     names = LEADS if len(signal) == 12 else INDEPENDENT_LEADS
     return Recording(signal.astype(np.float64), names, rate or max(1, round(signal.shape[1] / 10)))

@@ -58,7 +58,7 @@ def run_ray(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> 
             _program("flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation",
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
-        with _process(link, environment, log):
+        with _nothing_left(home), _process(link, environment, log):
             _wait_for_port(port)
             run = [
                 _program("flwr"), "run", str(app), _CONNECTION, "--stream",
@@ -164,6 +164,34 @@ def _process(command: list[str], environment: dict[str, str], log: TextIO) -> It
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
                 break
+
+
+@contextlib.contextmanager
+def _nothing_left(home: Path) -> Iterator[None]:
+    """End what the SuperLink started in sessions of their own: its simulation outlives it and would train on."""
+    try:
+        yield
+    finally:
+        for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+            for pid in _processes_of(home):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sign)
+            deadline = time.monotonic() + patience
+            while (left := _processes_of(home)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not left:
+                break
+
+
+def _processes_of(home: Path) -> list[int]:
+    """Return the living processes whose FLWR_HOME is this run's own."""
+    mark, found = f"FLWR_HOME={home}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # Of a process that just ended, or of another user.
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _program(name: str) -> str:

@@ -309,6 +309,4 @@ def _check_signals(signals: NDArray[Any], records: int, info: DatasetInfo, where
             "import the set again"
         )
     if len(signals) != records:
-        raise DataError(
-            f"{where} has {len(signals)} signals but {records} rows of records; import the set again"
-        )
+        raise DataError(f"{where} has {len(signals)} signals but {records} rows of records; import the set again")

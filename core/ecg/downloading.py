@@ -140,9 +140,7 @@ def _fetch(name: str, folder: Path, checksum: str | None) -> None:
         with _readable_errors(name):
             download.dl_full_file(_address(name), str(arriving))
         if checksum is not None and not _agrees(arriving, checksum):
-            raise DataError(
-                f"{_address(name)} does not agree with {_CHECKSUMS_FILE}; try again or another mirror"
-            )
+            raise DataError(f"{_address(name)} does not agree with {_CHECKSUMS_FILE}; try again or another mirror")
         arriving.replace(local)
     finally:
         arriving.unlink(missing_ok=True)

@@ -209,9 +209,7 @@ def merge(a: str | Path, b: str | Path, out: str | Path, *, overwrite: bool = Fa
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        file = storage.SignalFile(
-            partial / storage.SIGNALS_FILE, first.signals.shape[1:], first.signals.dtype
-        )
+        file = storage.SignalFile(partial / storage.SIGNALS_FILE, first.signals.shape[1:], first.signals.dtype)
         for signals, rows in ((first.signals, None), (second.signals, fresh)):
             for block in storage.iterate(signals, rows):
                 file.append(block)
@@ -234,8 +232,7 @@ def _check_numbers(rate: int, seconds: int, band: tuple[float, float] | None) ->
         raise DataError(f"{seconds} s at {rate} Hz is impossible; give a positive rate and length")
     if band is not None and not 0 < band[0] < band[1] < rate / 2:
         raise DataError(
-            f"a band of {band[0]:g}-{band[1]:g} Hz is impossible at {rate} Hz; "
-            f"keep 0 < low < high < {rate / 2:g}"
+            f"a band of {band[0]:g}-{band[1]:g} Hz is impossible at {rate} Hz; keep 0 < low < high < {rate / 2:g}"
         )
 
 

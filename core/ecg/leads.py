@@ -101,8 +101,7 @@ def to_twelve(signal: ArrayLike, names: Sequence[str]) -> NDArray[Any]:
     underivable = [lead for lead in INDEPENDENT_LEADS if lead not in present]
     if underivable:
         raise DataError(
-            f"lead {underivable[0]} is missing and follows from no other; give at least "
-            + ", ".join(INDEPENDENT_LEADS)
+            f"lead {underivable[0]} is missing and follows from no other; give at least " + ", ".join(INDEPENDENT_LEADS)
         )
     complete = derive_limb_leads(present["I"], present["II"]) | present
     return np.stack([complete[lead] for lead in LEADS], axis=-2)

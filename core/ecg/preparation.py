@@ -64,9 +64,7 @@ def _check_leads(signal: NDArray[Any]) -> None:
         raise DataError("it has no samples; leave the record out")
     unusable = ~np.isfinite(signal).all(axis=-1)
     if unusable.any():
-        raise DataError(
-            f"lead {LEADS[int(np.argmax(unusable))]} has samples that are no number; leave the record out"
-        )
+        raise DataError(f"lead {LEADS[int(np.argmax(unusable))]} has samples that are no number; leave the record out")
     flat = np.ptp(signal, axis=-1) == 0
     if flat.any():
         raise DataError(f"lead {LEADS[int(np.argmax(flat))]} is flat; leave the record out")

@@ -80,9 +80,7 @@ def band_pass(signal: ArrayLike, rate: int, band: tuple[float, float] = BAND) ->
     values = _floating(signal)
     low, high = band
     if not 0 < low < high < rate / 2:
-        raise DataError(
-            f"a band of {low:g}-{high:g} Hz is impossible at {rate} Hz; keep 0 < low < high < {rate / 2:g}"
-        )
+        raise DataError(f"a band of {low:g}-{high:g} Hz is impossible at {rate} Hz; keep 0 < low < high < {rate / 2:g}")
     if values.shape[-1] < 2:
         raise DataError(f"{values.shape[-1]} samples are too short to filter; give at least 2")
     sections = _sections(rate, low, high)

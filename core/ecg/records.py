@@ -100,6 +100,4 @@ def _require_values(
     if not good.all():
         first = int(np.argmin(good))
         choices = " or ".join(map(str, allowed)) + (" (or empty)" if missing else "")
-        raise DataError(
-            f"record {names[first]} in {where} has {column} {values.iloc[first]}; it must be {choices}"
-        )
+        raise DataError(f"record {names[first]} in {where} has {column} {values.iloc[first]}; it must be {choices}")

@@ -91,9 +91,7 @@ def hash_signals(signals: NDArray[Any], rows: NDArray[Any] | None = None, chunk:
     return digest.hexdigest()
 
 
-def iterate(
-    signals: NDArray[Any], rows: NDArray[Any] | None = None, chunk: int = 512
-) -> Iterator[NDArray[Any]]:
+def iterate(signals: NDArray[Any], rows: NDArray[Any] | None = None, chunk: int = 512) -> Iterator[NDArray[Any]]:
     """Blocks of at most ``chunk`` records, of all or of the rows named."""
     count = len(signals) if rows is None else len(rows)
     for start in range(0, count, chunk):

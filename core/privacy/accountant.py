@@ -47,13 +47,9 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if not (self.noise_multiplier > 0 and math.isfinite(self.noise_multiplier)):
-            raise ConfigError(
-                f"noise multiplier {self.noise_multiplier} gives no privacy; choose a finite one above 0"
-            )
+            raise ConfigError(f"noise multiplier {self.noise_multiplier} gives no privacy; choose a finite one above 0")
         if not 0 < self.sampling_rate <= 1:
-            raise ConfigError(
-                f"sampling rate {self.sampling_rate} is no probability; choose one above 0 and at most 1"
-            )
+            raise ConfigError(f"sampling rate {self.sampling_rate} is no probability; choose one above 0 and at most 1")
         if self.steps < 1:
             raise ConfigError(f"{self.steps} steps cannot be accounted for; choose at least 1")
 

@@ -71,9 +71,7 @@ def system_generator() -> np.random.Generator:
     return np.random.default_rng(secrets.randbits(256))
 
 
-def poisson_draws(
-    groups: Units, sampling_rate: float, steps: int, generator: np.random.Generator
-) -> Iterator[Rows]:
+def poisson_draws(groups: Units, sampling_rate: float, steps: int, generator: np.random.Generator) -> Iterator[Rows]:
     """Draw the record rows of each step.
 
     Every unit enters a step independently with probability `sampling_rate`, with one of its records, chosen

@@ -111,23 +111,17 @@ def draw_ecg(
             _draw_pulse(sheet, _level(row))
 
     if title:
-        sheet.text(
-            _LEFT, _HEIGHT - 7.5, title, size=10, weight="bold", color=_INK, va="center", parse_math=False
-        )
+        sheet.text(_LEFT, _HEIGHT - 7.5, title, size=10, weight="bold", color=_INK, va="center", parse_math=False)
     scale = f"{GAIN:g} mm/mV" if units == "mV" else f"normalised units ({gain:g} mm per unit)"
     # Em spaces, for HTML folds a run of plain ones.
     footer = "\u2003".join((f"{SPEED:g} mm/s", scale, f"{rate:g} Hz"))
     sheet.text(_LEFT, 5.0, footer, size=8, color=_INK, va="center", parse_math=False)
     if remark := _length_remark(seconds, starts):
-        sheet.text(
-            _WIDTH - _RIGHT, 5.0, remark, size=8, color=_INK, va="center", ha="right", parse_math=False
-        )
+        sheet.text(_WIDTH - _RIGHT, 5.0, remark, size=8, color=_INK, va="center", ha="right", parse_math=False)
     return figure
 
 
-def _by_lead(
-    signal: ArrayLike, rate: float, leads: Sequence[str], units: str
-) -> dict[str, NDArray[np.float64]]:
+def _by_lead(signal: ArrayLike, rate: float, leads: Sequence[str], units: str) -> dict[str, NDArray[np.float64]]:
     array = np.asarray(signal, dtype=np.float64)
     if units not in ("mV", "z"):
         raise DataError(f"units {units!r} cannot be drawn on ECG paper; use 'mV' or 'z'")
@@ -135,8 +129,7 @@ def _by_lead(
         raise DataError(f"a sampling rate of {rate} Hz cannot be drawn; give the record's rate, above 0")
     if array.ndim != 2 or array.shape[0] != len(leads) or array.shape[1] < 2:
         raise DataError(
-            f"a signal of shape {array.shape} cannot be drawn as {len(leads)} leads; "
-            "give an array (leads, samples)"
+            f"a signal of shape {array.shape} cannot be drawn as {len(leads)} leads; give an array (leads, samples)"
         )
     traces = {}
     for name, samples in zip(leads, array, strict=True):
@@ -166,9 +159,7 @@ def _draw_grid(sheet: Axes) -> None:
             np.array(ends).reshape(-1, 2),
             np.tile([Outline.MOVETO, Outline.LINETO], len(ends)).astype(np.uint8),
         )
-        sheet.add_patch(
-            PathPatch(outline, fill=False, edgecolor=color, linewidth=width * _POINTS_PER_MM, zorder=0)
-        )
+        sheet.add_patch(PathPatch(outline, fill=False, edgecolor=color, linewidth=width * _POINTS_PER_MM, zorder=0))
 
 
 def _draw_trace(
@@ -196,9 +187,7 @@ def _draw_pulse(sheet: Axes, level: float) -> None:
 
 
 def _draw(sheet: Axes, x: ArrayLike, y: ArrayLike, width: float) -> None:
-    sheet.plot(
-        np.asarray(x), np.asarray(y), color=_INK, linewidth=width * _POINTS_PER_MM, solid_joinstyle="round"
-    )
+    sheet.plot(np.asarray(x), np.asarray(y), color=_INK, linewidth=width * _POINTS_PER_MM, solid_joinstyle="round")
 
 
 def _label(sheet: Axes, name: str, at: float, level: float, *, present: bool) -> None:

@@ -112,9 +112,7 @@ def class_auroc(classification: Row) -> Figure | None:
     """
     rows = [(name, result or {}) for name, result in (classification.get("classes") or {}).items()]
     rows.append(("macro", classification.get("macro") or {}))
-    known = [
-        (name, value, _interval(row)) for name, row in rows if (value := finite(row.get("auroc"))) is not None
-    ]
+    known = [(name, value, _interval(row)) for name, row in rows if (value := finite(row.get("auroc"))) is not None]
     if not known:
         return None
     figure = Figure(figsize=(_WIDTH, 0.75 + 0.32 * len(known)))
@@ -129,12 +127,8 @@ def class_auroc(classification: Row) -> Figure | None:
         color = INK if name == "macro" else SERIES[0]
         if interval:
             axes.plot(interval, (y, y), color=color, linewidth=1.6, solid_capstyle="round")
-        axes.plot(
-            [value], [y], color=color, marker="D" if name == "macro" else "o", markersize=6, linestyle=""
-        )
-        axes.text(
-            1.02, y, f"{value:.3f}", size=_TEXT, color=INK, va="center", transform=axes.get_yaxis_transform()
-        )
+        axes.plot([value], [y], color=color, marker="D" if name == "macro" else "o", markersize=6, linestyle="")
+        axes.text(1.02, y, f"{value:.3f}", size=_TEXT, color=INK, va="center", transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(known)), [name for name, *_ in known], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("AUROC", size=_TEXT, color=INK)
@@ -154,9 +148,7 @@ def class_counts(sites: Sequence[Row]) -> Figure | None:
     Figure or None
         None where no site says its counts. With more than 40 sites the numbers are left out.
     """
-    counts = [
-        {name: finite((site.get("classes") or {}).get(name)) for name in SUPERCLASSES} for site in sites
-    ]
+    counts = [{name: finite((site.get("classes") or {}).get(name)) for name in SUPERCLASSES} for site in sites]
     if not any(value is not None for row in counts for value in row.values()):
         return None
     many = len(sites) > _MANY_SITES
@@ -171,9 +163,7 @@ def class_counts(sites: Sequence[Row]) -> Figure | None:
         for x, value in enumerate(row.values()):
             shade = 0.0 if value is None else 0.04 + 0.56 * value / total
             gap = 0.0 if many else 0.04
-            axes.add_patch(
-                Rectangle((x + gap / 2, y + gap), 1 - gap, 1 - 2 * gap, facecolor=to_rgba(SERIES[0], shade))
-            )
+            axes.add_patch(Rectangle((x + gap / 2, y + gap), 1 - gap, 1 - 2 * gap, facecolor=to_rgba(SERIES[0], shade)))
             if not many:
                 text = "–" if value is None else f"{value:.0f}"
                 axes.text(x + 0.5, y + 0.52, text, size=_TEXT, color=INK, ha="center", va="center")

@@ -120,9 +120,7 @@ def _figures(run: RunRecord) -> dict[str, Markup]:
 
 def _examples(examples: Examples) -> list[dict[str, Any]]:
     drawn = []
-    for index, (signal, name, site) in enumerate(
-        zip(examples.signals, examples.names, examples.sites, strict=True)
-    ):
+    for index, (signal, name, site) in enumerate(zip(examples.signals, examples.names, examples.sites, strict=True)):
         true = [label for label, yes in zip(SUPERCLASSES, examples.labels[index], strict=True) if yes]
         sheet = draw_ecg(signal, examples.rate, title=name, units=examples.units)
         drawn.append(

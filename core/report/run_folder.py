@@ -144,9 +144,7 @@ def read_run(folder: Path) -> RunRecord:
     """
     path = folder / "run.json"
     if not path.is_file():
-        raise DataError(
-            f"{folder} is no run folder, for it has no run.json; name a folder that cardiofed has made"
-        )
+        raise DataError(f"{folder} is no run folder, for it has no run.json; name a folder that cardiofed has made")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -200,9 +198,7 @@ def _read_metrics(path: Path, defects: list[str]) -> tuple[dict[str, Any], ...]:
         else:
             broken += 1
     if broken:
-        defects.append(
-            f"{broken} line{'s' * (broken > 1)} of metrics.jsonl cannot be read and were left out."
-        )
+        defects.append(f"{broken} line{'s' * (broken > 1)} of metrics.jsonl cannot be read and were left out.")
     return tuple(rows)
 
 

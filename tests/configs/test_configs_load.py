@@ -68,9 +68,7 @@ class TestFlowerApp:
     def test_flower_starts_from_the_same_defaults(self):
         flat = flatten_dict(PYPROJECT["tool"]["flwr"]["app"]["config"])
         assert flat == ExperimentConfig().to_run_config()
-        assert [type(flat[key]) for key in flat] == [
-            type(v) for v in ExperimentConfig().to_run_config().values()
-        ]
+        assert [type(flat[key]) for key in flat] == [type(v) for v in ExperimentConfig().to_run_config().values()]
 
     def test_connections_do_not_stand_in_the_project_file(self):
         assert set(PYPROJECT["tool"]["flwr"]) == {"app"}

@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_with_the_mend(tmp_path):
     folder = RunFolder(tmp_path)
     folder.save_checkpoint(Checkpoint("pretrain", "shared", 1, {"x": np.ones(2)}))
     (tmp_path / "checkpoint" / "tensors.safetensors").write_bytes(b"\x00" * 10)
-    with pytest.raises(DataError, match="checkpoint cannot be read .*; delete it to start the run again"):
+    with pytest.raises(DataError, match=r"checkpoint cannot be read .*; delete it to start the run again"):
         folder.load_checkpoint()
 
 

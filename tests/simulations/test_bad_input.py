@@ -170,16 +170,12 @@ class TestRecords:
         assert "lower federation.min_classes" in sentence
 
     def test_a_site_without_a_record(self, tmp_path, stored):
-        sentence = refused(
-            tmp_path, f"data.path={stored}", "federation.partition=site-column", "federation.sites=3"
-        )
+        sentence = refused(tmp_path, f"data.path={stored}", "federation.partition=site-column", "federation.sites=3")
         assert "the set names 2 sites with training records (0, 1)" in sentence
         assert "lower federation.sites from 3 to 2" in sentence
 
     def test_a_label_skew_that_leaves_a_site_too_little(self, tmp_path, stored):
-        sentence = refused(
-            tmp_path, f"data.path={stored}", "federation.alpha=0.0001", "federation.min_classes=5"
-        )
+        sentence = refused(tmp_path, f"data.path={stored}", "federation.alpha=0.0001", "federation.min_classes=5")
         assert "raise federation.alpha" in sentence
 
     def test_a_site_name_that_would_lead_out_of_the_run_folder(self, tmp_path, made):

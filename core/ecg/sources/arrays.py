@@ -49,9 +49,7 @@ _SAMPLE = 200
 _IMPLAUSIBLE_MILLIVOLT = 50.0
 
 
-def open_folder(
-    folder: Path, *, rate: int, source_rate: int | None = None, units: str | None = None
-) -> Source:
+def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, units: str | None = None) -> Source:
     """Open a folder of the interchange format.
 
     Parameters
@@ -135,9 +133,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if units is not None and units not in UNITS:
         raise DataError(f"{path} has units {units!r}; use one of {', '.join(UNITS)}")
     if said.get("normalisation", "none") not in NORMALISATIONS:
-        raise DataError(
-            f"{path} has normalisation {said['normalisation']!r}; use one of {', '.join(NORMALISATIONS)}"
-        )
+        raise DataError(f"{path} has normalisation {said['normalisation']!r}; use one of {', '.join(NORMALISATIONS)}")
     if band is not None:
         said["band"] = _band(band, path)
     return said
@@ -186,9 +182,7 @@ def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
     )
     fractional = table["fold"] != table["fold"].astype("int64")
     if fractional.any():
-        raise DataError(
-            f"record {records[fractional.idxmax()]} in {path} has a fold that is not whole; mend the row"
-        )
+        raise DataError(f"record {records[fractional.idxmax()]} in {path} has a fold that is not whole; mend the row")
     return table.assign(**_labels(rows, records, path)), notes
 
 
@@ -205,8 +199,7 @@ def _numbers(texts: pd.Series | None, records: pd.Series, column: str, path: Pat
     if wrong.any():
         first = wrong.idxmax()
         raise DataError(
-            f"record {records[first]} in {path} has {column} {texts[first]!r}, which is no number; "
-            "mend the row"
+            f"record {records[first]} in {path} has {column} {texts[first]!r}, which is no number; mend the row"
         )
     return numbers
 
@@ -230,9 +223,7 @@ def _labels(rows: pd.DataFrame, records: pd.Series, path: Path) -> dict[str, pd.
                 f"record {record} in {path} has the label {outside[0]!r}, which is outside "
                 f"{', '.join(SUPERCLASSES)}; map it or remove it"
             )
-    return {
-        name: pd.Series([int(name in labels) for labels in named], index=rows.index) for name in SUPERCLASSES
-    }
+    return {name: pd.Series([int(name in labels) for labels in named], index=rows.index) for name in SUPERCLASSES}
 
 
 def _rate_of_ten_seconds(signals: NDArray[Any], folder: Path) -> int:
@@ -251,8 +242,7 @@ def _lead_names(signals: NDArray[Any], said: Sequence[str] | None, folder: Path)
         names = tuple(canonical_lead(name) for name in said)
         if len(names) != count:
             raise DataError(
-                f"{folder} has {count} leads a record but {DESCRIPTION_FILE} names {len(names)}; "
-                "make them agree"
+                f"{folder} has {count} leads a record but {DESCRIPTION_FILE} names {len(names)}; make them agree"
             )
         return names
     if count == len(LEADS):
@@ -289,8 +279,7 @@ def _meaning(
     typical = float(np.nanmedian(np.ptp(sample, axis=-1)))
     if typical > _IMPLAUSIBLE_MILLIVOLT:
         raise DataError(
-            f"a typical lead of {folder} spans {typical:.0f}, which is no millivolt; say --units uV or "
-            "--units mV"
+            f"a typical lead of {folder} spans {typical:.0f}, which is no millivolt; say --units uV or --units mV"
         )
     return _Meaning("none"), [f"{folder} is taken to be in mV."]
 

@@ -22,9 +22,7 @@ _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "site", "scp_codes", "strat_fo
 _HIDDEN_AGE, _OLDEST_AGE = 300, 90
 
 
-def open_folder(
-    folder: Path, *, rate: int, source_rate: int | None = None, minimum_likelihood: float = 0.0
-) -> Source:
+def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, minimum_likelihood: float = 0.0) -> Source:
     """Open a PTB-XL folder.
 
     Parameters
@@ -123,8 +121,7 @@ def _records_table(rows: pd.DataFrame, statements: dict[str, str], minimum_likel
         {
             "record": names,
             "patient": [
-                name if number is None else f"ptbxl-p{number:05d}"
-                for number, name in zip(patients, names, strict=True)
+                name if number is None else f"ptbxl-p{number:05d}" for number, name in zip(patients, names, strict=True)
             ],
             "site": ["" if number is None else str(number) for number in whole("site")],
             "fold": [number or 0 for number in whole("strat_fold")],
@@ -141,9 +138,7 @@ def _scp_codes(text: str, name: str) -> dict[str, float]:
     try:
         return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
     except (ValueError, SyntaxError, TypeError, AttributeError):
-        raise DataError(
-            f"record {name} has scp_codes {text!r}, which is no dictionary; mend the row"
-        ) from None
+        raise DataError(f"record {name} has scp_codes {text!r}, which is no dictionary; mend the row") from None
 
 
 def _number(text: str, column: str, name: str) -> float:

@@ -1,5 +1,7 @@
 """Which patients belong to which simulated hospital."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,10 +196,9 @@ class TestRefusals:
         assert "has no training record; raise federation.alpha, lower federation.sites" in message
 
     def test_of_too_few_patients_name_the_site_and_their_number(self):
-        message = refusal(made_up(40), sites=4, alpha=0.05, min_patients=7)
-        assert "fewer than federation.min_patients = 7; raise federation.alpha" in message or (
-            "has no training record" in message
-        )
+        # 28 training patients of five classes over four sites: seven each would need every class to divide evenly.
+        message = refusal(made_up(40), kind="iid", sites=4, min_patients=7)
+        assert re.match(r"site-\d has [1-6] training patients, fewer than federation.min_patients = 7; raise", message)
 
     def test_of_too_few_patients_at_a_named_site_count_them(self):
         site = ["a" if patient == "p0" else "b" for patient in SET.records["patient"]]

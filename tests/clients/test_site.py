@@ -1,0 +1,217 @@
+"""A site answers with numbers or with a reason code; what went wrong stays in its own log."""
+
+import os
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_campaigns import tiny
+
+from clients.policy import RELEASES, Policy, simulated_policy
+from clients.site import Site
+from core.config import ExperimentConfig
+from core.ecg.dataset import EcgDataset
+from core.ecg.labels import SUPERCLASSES
+from core.learning.transfer import all_tensors, set_trainable, trainable_tensors
+from core.models.registry import create_model
+from core.synthetic.hospitals import simulated_hospitals
+from core.tasks import REASONS, Reason, Task, TaskKind, TaskRefusedError
+
+EVERYTHING = Policy(frozenset(RELEASES))
+
+
+@pytest.fixture(scope="module")
+def records() -> EcgDataset:
+    return simulated_hospitals(hospitals=1, patients=25, seed=0)
+
+
+def site_of(records, tmp_path, *changes, policy=EVERYTHING, **more) -> Site:
+    train, test = np.arange(20), np.arange(20, len(records))
+    config: ExperimentConfig = tiny(tmp_path, *changes)
+    torch.set_num_threads(1)
+    return Site(
+        "site-0", config, records.select(train), records.select(test), tmp_path / "state",
+        torch.device("cpu"), policy, **more,
+    )  # fmt: skip
+
+
+def finetune(mode: str = "all", **changes) -> Task:
+    model = create_model("resnet1d", outputs=5, seed=1)
+    set_trainable(model, mode)
+    task = Task(TaskKind.FINETUNE, "test", "finetune", "", 1, 2, tensors=trainable_tensors(model))
+    return replace(task, **changes)
+
+
+def evaluation(**changes) -> Task:
+    return finetune(kind=TaskKind.EVALUATE, **changes)
+
+
+def reason_of(site: Site, task: Task) -> Reason:
+    with pytest.raises(TaskRefusedError) as caught:
+        site.run(task)
+    return caught.value.reason
+
+
+class TestReasons:
+    def test_every_code_has_a_sentence(self):
+        assert set(REASONS) == set(Reason)
+
+    def test_a_data_file_cut_short_under_its_memory_map(self, records, tmp_path):
+        records.write(tmp_path / "set")
+        site = site_of(EcgDataset.open(tmp_path / "set"), tmp_path)
+        site.run(evaluation())
+        os.truncate(tmp_path / "set" / "signals.npy", 4096)
+        assert reason_of(site, finetune()) == Reason.DATA_UNREADABLE
+        assert reason_of(site, evaluation()) == Reason.DATA_UNREADABLE
+        assert "is truncated; import the set again" in (tmp_path / "state" / "site.log").read_text()
+
+    def test_tensors_that_are_not_finite(self, records, tmp_path):
+        task = finetune()
+        task.tensors["head.bias"][0] = np.nan
+        assert reason_of(site_of(records, tmp_path), task) == Reason.NOT_FINITE
+
+    @pytest.mark.parametrize("kind", [TaskKind.FINETUNE, TaskKind.EVALUATE])
+    def test_a_tensor_of_another_name(self, records, tmp_path, kind):
+        tensors = finetune().tensors
+        tensors["foreign"] = tensors.pop("head.bias")
+        assert reason_of(site_of(records, tmp_path), finetune(kind=kind, tensors=tensors)) == Reason.BAD_REQUEST
+
+    def test_a_tensor_of_another_shape(self, records, tmp_path):
+        tensors = finetune().tensors | {"head.bias": np.zeros(4, np.float32)}
+        assert reason_of(site_of(records, tmp_path), finetune(tensors=tensors)) == Reason.BAD_REQUEST
+
+    @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+    def test_a_tensor_that_is_missing_is_not_made_up(self, records, tmp_path, phase):
+        outputs, kind = (4, TaskKind.PRETRAIN) if phase == "pretrain" else (5, TaskKind.FINETUNE)
+        tensors = all_tensors(create_model("resnet1d", outputs=outputs, seed=1))
+        del tensors["head.bias"]
+        task = finetune(kind=kind, phase=phase, backbone="shared", tensors=tensors)
+        assert reason_of(site_of(records, tmp_path), task) == Reason.BAD_REQUEST
+
+    def test_a_model_whose_scores_overflow_is_not_taken_for_unreadable_records(self, records, tmp_path):
+        tensors = {name: np.full_like(values, 1e30) for name, values in finetune().tensors.items()}
+        assert reason_of(site_of(records, tmp_path), evaluation(tensors=tensors)) == Reason.NOT_FINITE
+
+    def test_a_last_step_that_overflows_is_not_sent(self, records, tmp_path):
+        # One step in the round: its loss is finite, and what it leaves behind is not.
+        changes = (
+            "finetune.batch_size=20",
+            "finetune.optimizer=sgd",
+            "finetune.learning_rate=3e38",
+            "finetune.weight_decay=1000.0",
+            "finetune.schedule=constant",
+        )
+        assert reason_of(site_of(records, tmp_path, *changes), finetune()) == Reason.NOT_FINITE
+
+    def test_a_base_that_was_never_sent(self, records, tmp_path):
+        assert reason_of(site_of(records, tmp_path), finetune("head", base="abc")) == Reason.BASE_MISSING
+
+    @pytest.mark.parametrize("base", ["../outside", "", "a b"])
+    def test_a_base_that_is_no_fingerprint(self, records, tmp_path, base):
+        task = finetune(kind=TaskKind.TRANSFER, base=base)
+        assert reason_of(site_of(records, tmp_path), task) == Reason.BAD_REQUEST
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+    def test_an_evaluation_that_the_policy_does_not_release(self, records, tmp_path):
+        site = site_of(records, tmp_path, policy=Policy(frozenset({"counts", "loss"})))
+        assert reason_of(site, evaluation()) == Reason.NOT_RELEASED
+
+    def test_memory_that_runs_out(self, records, tmp_path, monkeypatch):
+        def exhausted(*arguments, **more):
+            raise torch.cuda.OutOfMemoryError
+
+        monkeypatch.setattr("clients.site.train_classifier", exhausted)
+        assert reason_of(site_of(records, tmp_path), finetune()) == Reason.OUT_OF_MEMORY
+
+    def test_a_run_that_is_being_stopped_ends_at_the_next_step(self, records, tmp_path):
+        asked = []
+
+        def after_two() -> bool:
+            asked.append(1)
+            return len(asked) == 2
+
+        changes = ("finetune.local_epochs=50", "finetune.batch_size=4")
+        assert reason_of(site_of(records, tmp_path, *changes, stopping=after_two), finetune()) == Reason.FAILED
+        assert len(asked) == 2
+
+
+class TestLog:
+    def test_details_are_in_the_log_and_nowhere_else(self, records, tmp_path, capfd):
+        site = site_of(records, tmp_path)
+        reason_of(site, finetune(tensors=finetune().tensors | {"secret-name": np.zeros(1, np.float32)}))
+        log = (tmp_path / "state" / "site.log").read_text()
+        assert "train.finetune round 1 of test: bad-request" in log
+        assert "secret-name" in log
+        assert "secret-name" not in "".join(capfd.readouterr())
+
+    def test_two_sites_that_fail_at_once_write_each_its_own(self, records, tmp_path, monkeypatch):
+        one, other = (site_of(records, tmp_path / name) for name in "ab")
+
+        class FailsTheOtherError(OSError):
+            def __str__(self):
+                # Called while the first site writes its log. In a thread, so as not to be an exception's context.
+                thread = threading.Thread(target=reason_of, args=(other, finetune(tensors={})))
+                thread.start()
+                thread.join(0.5)
+                return "the disk of a"
+
+        def fails(*arguments, **more):
+            raise FailsTheOtherError
+
+        monkeypatch.setattr("clients.site.train_classifier", fails)
+        assert reason_of(one, finetune()) == Reason.DATA_UNREADABLE
+        logs = [(site.state / "site.log").read_text() for site in (one, other)]
+        assert ["the disk of a" in log for log in logs] == [True, False]
+        assert ["the task lacks tensor" in log for log in logs] == [False, True]
+
+
+class TestAnswers:
+    def test_a_description_holds_counts_where_they_are_released(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        numbers = site.run(Task(TaskKind.DESCRIBE, "test")).numbers
+        assert numbers["train_records"] == 20
+        assert numbers["train_patients"] == records.records["patient"][:20].nunique()
+        assert [numbers[f"train_{name}"] for name in SUPERCLASSES] == records.labels[:20].sum(axis=0).tolist()
+
+    def test_without_counts_all_sites_weigh_the_same_and_tell_nothing_of_their_records(self, records, tmp_path):
+        site = site_of(records, tmp_path, policy=Policy(frozenset()))
+        assert set(site.run(Task(TaskKind.DESCRIBE, "test")).numbers) == {"rate", "samples"}
+        update = site.run(finetune())
+        assert (update.weight, update.numbers, update.texts) == (1.0, {}, {})
+
+    def test_a_round_changes_every_trainable_tensor_and_sends_no_other(self, records, tmp_path):
+        site = site_of(records, tmp_path, "transfer.trainable=head")
+        model = create_model("resnet1d", outputs=5, seed=1)
+        base = {name: values for name, values in all_tensors(model).items() if not name.startswith("head.")}
+        site.run(Task(TaskKind.TRANSFER, "test", "finetune", base="abc", tensors=base))
+        task = finetune("head", base="abc")
+        update = site.run(task)
+        assert set(update.tensors) == {"head.weight", "head.bias"}
+        for name, values in update.tensors.items():
+            assert not np.array_equal(values, task.tensors[name])
+
+    def test_the_same_task_gives_the_same_answer_whatever_ran_before(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        first = site.run(finetune())
+        torch.rand(7)
+        site.run(evaluation())
+        second = site.run(finetune())
+        for name, values in first.tensors.items():
+            np.testing.assert_array_equal(values, second.tensors[name])
+        other_round = site.run(finetune(round_number=2))
+        assert any(not np.array_equal(v, other_round.tensors[n]) for n, v in first.tensors.items())
+
+    def test_a_site_without_test_records_answers_with_empty_histograms(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        site.test = records.select([])
+        update = site.run(evaluation(replicates=3))
+        assert update.tensors["histograms"].sum() == 0
+        assert update.tensors["replicates"].shape[0] == 3
+
+    def test_a_simulated_site_releases_everything_unless_it_is_private(self):
+        settings = ExperimentConfig().privacy
+        assert simulated_policy(settings).release == set(RELEASES)
+        private = settings.model_copy(update={"enabled": True, "release": ("loss",)})
+        assert simulated_policy(private).release == {"loss"}
