@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -28,14 +27,14 @@ from core.evaluation import patient_bootstrap_weights, regression_sums, score_hi
 from core.learning.classification import (
     OptimizerSettings,
     classification_fetch,
-    cropped,
     train_classifier,
     train_classifier_privately,
 )
 from core.learning.regression import predict_targets, regression_fetch, target_columns, train_regression
 from core.learning.training import Fetch, LossSum, Schedule, predict, steps_per_epoch
-from core.learning.transfer import all_tensors, load_tensors, set_trainable, trainable_tensors
+from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
+from core.models.tensors import all_tensors, load_tensors
 from core.privacy.accountant import epsilon
 from core.privacy.ledger import Ledger
 from core.privacy.plan import BudgetExhaustedError, Neighbouring, PrivacyPlan, PrivacyUnit, calibrate
@@ -43,7 +42,8 @@ from core.privacy.sampling import units_of
 from core.synthetic.recipe import Recipe, SyntheticRecords, generate, recipe_of, shard_bounds, target_scale
 from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 
-REPLICATE_BINS = 512
+BINS = 8192
+REPLICATE_BINS = 1024
 """Coarser than the point estimate's: only the width of the interval comes from the replicates."""
 
 # Opacus hooks the first layer, whose input, the ECG, needs no gradient.
@@ -128,7 +128,9 @@ class Site:
             "device": str(self.device),
             "normalisation": self.train.info.normalisation,
         }
-        numbers = {"rate": float(self.train.info.rate), "samples": float(self.train.info.samples)}
+        info = self.train.info
+        low, high = info.band or (0.0, 0.0)
+        numbers = {"rate": float(info.rate), "samples": float(info.samples), "band_low": low, "band_high": high}
         if self.policy.allows("counts"):
             numbers |= {
                 "train_records": float(len(self.train)),
@@ -176,7 +178,7 @@ class Site:
         steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
         loss = train_classifier(
             model,
-            self._training_fetch(task),
+            self._fetch(self.train),
             count,
             epochs=settings.local_epochs,
             batch_size=settings.batch_size,
@@ -190,7 +192,7 @@ class Site:
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         settings = self.config.privacy
-        plan, fetch = self._plan(task), self._training_fetch(task)
+        plan, fetch = self._plan(task), self._fetch(self.train)
         entry = self.ledger.open_entry(
             plan,
             campaign=task.campaign,
@@ -328,13 +330,7 @@ class Site:
             raise TaskRefusedError(Reason.FAILED, "the run was stopped")
 
     def _fetch(self, dataset: EcgDataset) -> Fetch:
-        _require_whole_file(dataset)
         return classification_fetch(dataset, self.config.data.normalisation)
-
-    def _training_fetch(self, task: Task) -> Fetch:
-        samples = round(self.config.finetune.crop * self.train.info.rate)
-        fetch = self._fetch(self.train)
-        return cropped(fetch, samples, self._seed(task)) if samples else fetch
 
     def _optimizer(self) -> OptimizerSettings:
         settings = self.config.finetune
@@ -389,17 +385,8 @@ def _require_finite(outputs: np.ndarray) -> None:
         raise FederationError("the model's outputs are no longer finite; lower the learning rate")
 
 
-def _require_whole_file(dataset: EcgDataset) -> None:
-    """Refuse signals whose file was cut short: reading past its end is a bus error, which nothing can catch."""
-    signals = dataset._signals
-    if not isinstance(signals, np.memmap) or signals.filename is None:
-        return
-    if os.path.getsize(signals.filename) < signals.offset + signals.nbytes:
-        raise DataError(f"{signals.filename} is truncated; import the set again")
-
-
 def _histograms(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    tensors = {"histograms": score_histograms(logits, labels)}
+    tensors = {"histograms": score_histograms(logits, labels, bins=BINS)}
     if len(weights):
         # Poisson weights are small whole numbers, so a bin's count fits.
         tensors["replicates"] = score_histograms(logits, labels, weights, REPLICATE_BINS).astype(np.uint16)

@@ -144,11 +144,6 @@ class FinetuneSettings(_Settings):
         default=32,
         description="Records in one gradient step; privacy.sampling_rate takes its place when private.",
     )
-    crop: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.0,
-        description="Seconds of the random stretch of a record that a step trains on; 0: the whole record. "
-        "Tests always use whole records.",
-    )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer at the sites.")
     learning_rate: Positive = Field(default=0.001, description="Step size of the optimizer.")
     weight_decay: NotNegative = Field(default=0.01, description="Weight decay of the optimizer.")

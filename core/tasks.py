@@ -39,7 +39,6 @@ class Reason(StrEnum):
     NOT_FINITE = "not-finite"
     NOT_RELEASED = "not-released"
     OUT_OF_MEMORY = "out-of-memory"
-    DEVICE_MISSING = "device-missing"
     FAILED = "failed"
     NO_ANSWER = "no-answer"
 
@@ -52,7 +51,6 @@ REASONS: dict[str, str] = {
     Reason.NOT_FINITE: "the loss or the model stopped being finite",
     Reason.NOT_RELEASED: "the site's policy does not release what was asked",
     Reason.OUT_OF_MEMORY: "the site ran out of memory",
-    Reason.DEVICE_MISSING: "the site's device is missing",
     Reason.FAILED: "the task failed; the site's log says why",
     Reason.NO_ANSWER: "the site did not answer",
 }

@@ -18,9 +18,10 @@ from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import ConfigError, FederationError
 from core.evaluation import auroc, macro, summarise_regression
-from core.learning.transfer import all_tensors, load_tensors, set_trainable
+from core.learning.transfer import set_trainable
 from core.models.registry import create_model
 from core.models.saved import ModelCard, save_model
+from core.models.tensors import all_tensors, load_tensors
 from core.synthetic.recipe import Recipe, recipe_of
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
 from server.answers import Answers, Federation, without_misfits
@@ -28,7 +29,6 @@ from server.pretrained import backbone_names, reusable_backbones
 from server.results import classification_results, model_results, privacy_results, site_results
 from server.run_folder import Checkpoint, RunFolder
 
-BAND = (0.5, 40.0)
 RELEASES = ("evaluation", "counts", "loss")
 
 
@@ -90,11 +90,15 @@ class Campaign:
         task = Task(TaskKind.DESCRIBE, self._name)
         answers = self._ask(dict.fromkeys(sites, task), "describe", 0)
         self._descriptions, self._absent = answers.updates, answers.left_out
-        rates = {name: int(update.numbers["rate"]) for name, update in answers.updates.items()}
-        if len(set(rates.values())) > 1:
-            raise ConfigError(
-                f"the sites' records have different rates ({_listing(rates)}); import them again at one rate"
-            )
+        for key, what in (
+            ("rate", "rates in Hz"),
+            ("samples", "lengths in samples"),
+            ("band_high", "filters, up to Hz"),
+        ):
+            values = {name: update.numbers[key] for name, update in answers.updates.items()}
+            if len(set(values.values())) > 1:
+                found = ", ".join(f"{name} {value:g}" for name, value in values.items())
+                raise ConfigError(f"the sites' records have different {what} ({found}); import them again alike")
         devices = {name: update.texts["device"] for name, update in answers.updates.items()}
         recipe = self._recipe()
         self.folder.update_record(
@@ -211,15 +215,15 @@ class Campaign:
         model = self._create(len(SUPERCLASSES))
         load_tensors(model, {**self._base, **trained})
         set_trainable(model, self.config.transfer.trainable)
-        first = next(iter(self._descriptions.values()))
+        numbers = next(iter(self._descriptions.values())).numbers
         card = ModelCard(
             self.config.model.name,
             SUPERCLASSES,
             LEADS,
-            int(first.numbers["rate"]),
-            int(first.numbers["samples"]),
+            int(numbers["rate"]),
+            int(numbers["samples"]),
             self.config.data.normalisation,
-            BAND,
+            (numbers["band_low"], numbers["band_high"]) if numbers["band_high"] else None,
         )
         save_model(self.folder.path, all_tensors(model), card)
         lines = self.folder.metrics()
@@ -376,7 +380,3 @@ def _fingerprint(tensors: Tensors) -> str:
 
 def _number(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _listing(values: dict[str, int]) -> str:
-    return ", ".join(f"{name} {value} Hz" for name, value in values.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -210,9 +211,11 @@ class EcgDataset:
         Raises
         ------
         DataError
-            The amplitude that the normalisation needs was lost when the set was made.
+            The amplitude that the normalisation needs was lost when the set was made, or the file of the signals was
+            cut short since the set was opened.
         """
         check_reachable(self.info.normalisation, normalisation, self.info.name)
+        _require_whole_file(self._signals)
         chosen = np.asarray(rows)
         if chosen.dtype != bool:
             chosen = chosen.astype(np.intp)
@@ -224,6 +227,14 @@ class EcgDataset:
         if normalisation == self.info.normalisation:
             return values
         return normalise(values, normalisation)
+
+
+def _require_whole_file(signals: NDArray[Any]) -> None:
+    """Refuse signals whose file was cut short: reading past its end is a bus error, which nothing can catch."""
+    if not isinstance(signals, np.memmap) or signals.filename is None:
+        return
+    if os.path.getsize(signals.filename) < signals.offset + signals.nbytes:
+        raise DataError(f"{signals.filename} is truncated; import the set again")
 
 
 def check_reachable(stored: str, wanted: str, name: str) -> None:

@@ -49,23 +49,6 @@ def classification_fetch(dataset: EcgDataset, normalisation: str) -> Fetch:
     return fetch
 
 
-def cropped(fetch: Fetch, samples: int, seed: int) -> Fetch:
-    """Return a fetch that gives a random stretch of ``samples`` samples of each record, another one each time.
-
-    Training on stretches and testing on whole records is PTB-XL's customary augmentation (Strodthoff et al., IEEE JBHI
-    2021). The draws depend on no record, so that they cost no privacy.
-    """
-    rng = np.random.default_rng(seed)
-
-    def fetch_stretch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        signals, labels = fetch(rows)
-        starts = rng.integers(0, signals.shape[-1] - samples + 1, len(signals))
-        windows = np.lib.stride_tricks.sliding_window_view(signals, samples, axis=-1)
-        return np.ascontiguousarray(windows[np.arange(len(signals)), :, starts]), labels
-
-    return fetch_stretch
-
-
 def train_classifier(
     model: nn.Module,
     fetch: Fetch,

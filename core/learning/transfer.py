@@ -5,13 +5,10 @@ Whole modules are frozen, never single weights of a layer: Opacus needs each lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-import torch
 from torch import nn
 
-from core.errors import ConfigError, FederationError
+from core.errors import ConfigError
 
 TRAINABLE_MODES = ("all", "norms-and-head", "last-stage", "head")
 
@@ -50,35 +47,3 @@ def trainable_tensors(model: nn.Module) -> dict[str, np.ndarray]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-
-
-def all_tensors(model: nn.Module) -> dict[str, np.ndarray]:
-    """Return copies of all tensors of the model, by name."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
-
-
-def load_tensors(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Copy named tensors into the model in place; tensors that are not named stay.
-
-    Raises
-    ------
-    FederationError
-        For a name or shape that the model does not have, or a value that is not finite; the model is as before.
-    """
-    own = model.state_dict()
-    fitting: dict[str, np.ndarray] = {}
-    for name, values in tensors.items():
-        if name not in own or tuple(own[name].shape) != tuple(values.shape):
-            raise FederationError(
-                f"tensor {name!r} of shape {tuple(values.shape)} does not fit the model; "
-                "use the same [model] settings and release everywhere"
-            )
-        if values.dtype.kind not in "fiub":
-            raise FederationError(f"tensor {name!r} holds no numbers; use one release everywhere")
-        with np.errstate(over="ignore"):
-            fitting[name] = np.ascontiguousarray(values, dtype=np.float32)
-        if not np.isfinite(fitting[name]).all():
-            raise FederationError(f"tensor {name!r} holds values that are not finite; lower the learning rate")
-    with torch.no_grad():
-        for name, values in fitting.items():
-            own[name].copy_(torch.from_numpy(values))

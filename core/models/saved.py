@@ -12,6 +12,7 @@ from torch import nn
 
 from core.errors import DataError
 from core.models.registry import create_model
+from core.models.tensors import load_tensors
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard]:
     DataError
         When the folder holds no model, or one that cannot be read.
     """
-    from core.learning.transfer import load_tensors
-
     if not (folder / "model.json").is_file():
         raise DataError(f"{folder} holds no model.json; name the folder of a finished run")
     try:

@@ -6,8 +6,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from tiny_campaigns import tiny
 
 from clients.app import ERROR_CODE, app
-from core.learning.transfer import all_tensors
 from core.models.registry import create_model
+from core.models.tensors import all_tensors
 from core.tasks import Task, TaskKind
 from server.strategy import _array_record
 

@@ -14,8 +14,9 @@ from clients.site import Site
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
-from core.learning.transfer import all_tensors, set_trainable, trainable_tensors
+from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
+from core.models.tensors import all_tensors
 from core.synthetic.hospitals import simulated_hospitals
 from core.tasks import REASONS, Reason, Task, TaskKind, TaskRefusedError
 

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_help_teaches_with_an_example(command):
     assert f"cardiofed data {command}" in succeed(command, "--help")
 
 
-def test_help_loads_no_heavy_library_and_answers_in_under_a_second():
+def test_help_loads_no_heavy_library():
     script = (
         "import sys; from simulations.data_cli import app\n"
         "try: app(['--help'])\n"
@@ -183,7 +182,6 @@ def test_help_loads_no_heavy_library_and_answers_in_under_a_second():
         "heavy = {'torch', 'flwr', 'pandas', 'numpy', 'scipy', 'wfdb', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=Path(__file__).parents[2],
@@ -191,7 +189,6 @@ def test_help_loads_no_heavy_library_and_answers_in_under_a_second():
         text=True,
         check=False,
     )
-    assert time.perf_counter() - start < 1
     assert (done.returncode, done.stderr) == (0, "")
     assert "download" in done.stdout
 

@@ -18,8 +18,8 @@ from core.ecg.labels import SUPERCLASSES
 from core.errors import FederationError
 from core.learning.classification import classification_fetch
 from core.learning.training import predict
-from core.learning.transfer import all_tensors, load_tensors
 from core.models.registry import create_model
+from core.models.tensors import all_tensors, load_tensors
 from core.tasks import Task, TaskKind, Update
 from server.results import classification_results
 from server.run_folder import RunFolder

@@ -7,14 +7,9 @@ import torch
 from core.errors import ConfigError, FederationError
 from core.learning.classification import OptimizerSettings, train_classifier, train_classifier_privately
 from core.learning.training import Schedule
-from core.learning.transfer import (
-    TRAINABLE_MODES,
-    all_tensors,
-    load_tensors,
-    set_trainable,
-    trainable_tensors,
-)
+from core.learning.transfer import TRAINABLE_MODES, set_trainable, trainable_tensors
 from core.models.registry import create_model
+from core.models.tensors import all_tensors, load_tensors
 from core.privacy import Neighbouring, PrivacyPlan, PrivacyUnit, Units
 
 MODELS = ("resnet1d", "inception1d")

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import DataError
-from core.learning.transfer import all_tensors
 from core.models.registry import create_model
 from core.models.saved import ModelCard, load_model, save_model
+from core.models.tensors import all_tensors
 
 CARD = ModelCard("resnet1d", SUPERCLASSES, LEADS, 100, 1000, "lead-zscore", (0.5, 40.0))
 
