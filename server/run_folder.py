@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -104,6 +106,22 @@ class RunFolder:
             if not (path / name).is_file():
                 raise ConfigError(f"{path} is no run folder (it has no {name}); name one made by cardiofed simulate")
         return cls(path), load_config(path / "config.toml")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running or resuming this run meanwhile.
+
+        Raises
+        ------
+        ConfigError
+            When another process has the run already.
+        """
+        with (self.path / "run.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.path} is being run by another process; wait for it or end it") from None
+            yield
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file atomically."""

@@ -81,8 +81,18 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
 
 
 def carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> Path:
-    """Run what is left of a run and write its report, whatever way it ends; return the report's path."""
-    config = with_overrides(config, [f"run.folder={folder.path}"])
+    """Run what is left of a run and write its report, whatever way it ends; return the report's path.
+
+    Raises
+    ------
+    ConfigError
+        When another process is running this run.
+    """
+    with folder.locked():
+        return _carry_out(with_overrides(config, [f"run.folder={folder.path}"]), folder, observer)
+
+
+def _carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> Path:
     folder.update_record(status="running", finished=None, error=None)
     try:
         engine = _engine(config.run.engine)

@@ -141,7 +141,8 @@ class FakeFederation:
         place = self.names.index(site)
         if task.kind == TaskKind.DESCRIBE:
             rate = float(self.rates.get(site, 100))
-            return Update({}, {"rate": rate, "samples": 10 * rate}, {"name": site, "device": "cpu"})
+            numbers = {"rate": rate, "samples": 10 * rate, "band_low": 0.5, "band_high": 40.0}
+            return Update({}, numbers, {"name": site, "device": "cpu"})
         if task.kind == TaskKind.TRANSFER:
             self.bases[site][task.base] = task.tensors
             return Update()

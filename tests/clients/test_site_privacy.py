@@ -70,7 +70,7 @@ class TestRelease:
 
     def test_the_description_tells_nothing_of_the_records(self, records, tmp_path):
         update = site_of(records, tmp_path).run(Task(TaskKind.DESCRIBE, "one"))
-        assert set(update.numbers) == {"rate", "samples"}
+        assert set(update.numbers) == {"rate", "samples", "band_low", "band_high"}
         assert set(update.texts) == {"name", "device", "normalisation"}
         assert update.tensors == {}
 

@@ -209,7 +209,7 @@ class TestSitesThatFail:
 
     def test_sites_with_different_rates_are_told_apart(self, tmp_path):
         whole, _ = campaign(tmp_path, federation=FakeFederation(rates={"b": 500}))
-        with pytest.raises(ConfigError, match=r"different rates \(a 100 Hz, b 500 Hz\); import them again at one rate"):
+        with pytest.raises(ConfigError, match=r"different rates in Hz \(a 100, b 500\); import them again alike"):
             whole.run()
 
 

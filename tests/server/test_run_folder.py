@@ -120,3 +120,12 @@ def test_results_hold_no_number_that_json_does_not_know(tmp_path):
     assert not (tmp_path / "results.json").exists()
     RunFolder(tmp_path).write_results({"x": 1.5})
     assert json.loads((tmp_path / "results.json").read_text()) == {"x": 1.5}
+
+
+def test_a_run_is_run_by_one_process_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path)
+    other = RunFolder(tmp_path).locked()
+    with folder.locked(), pytest.raises(ConfigError, match="is being run by another process"):
+        other.__enter__()
+    with folder.locked():
+        pass
