@@ -17,8 +17,14 @@ from core.synthetic.cohort import draw_wide
 from core.synthetic.morphology import draw_findings
 from core.synthetic.recipe import GENERATOR_VERSION, SCALE_MV, simulate, to_int16
 
-CLASS_SHARES = np.array([0.42, 0.18, 0.2, 0.18, 0.12])
+CLASS_SHARES = np.array([0.36, 0.18, 0.18, 0.16, 0.12])
 """How often each superclass is the patient's leading finding, on average; PTB-XL's order of frequency."""
+
+MIX_CONCENTRATION = 14.0
+"""Of the Dirichlet draw of a hospital's own mix: hospitals differ clearly, and none lacks a class."""
+
+MILDEST = 0.5
+"""Findings at a simulated hospital are plain ones, so that a few hundred patients are enough to learn from."""
 
 SECOND_FINDING = 0.22
 TWO_RECORDS = 0.15
@@ -58,7 +64,7 @@ def simulated_hospitals(
 
 def _hospital(site: int, patients: int, seed: int, rate: int, samples: int) -> tuple[np.ndarray, pd.DataFrame]:
     rng = np.random.default_rng([seed, site, 7919])
-    mix = rng.dirichlet(6.0 * CLASS_SHARES / CLASS_SHARES.sum())
+    mix = rng.dirichlet(MIX_CONCENTRATION * CLASS_SHARES / CLASS_SHARES.sum())
     gain, noise = float(np.exp(rng.normal(0, 0.12))), float(np.exp(rng.normal(0.1, 0.35)))
     labels = np.zeros((patients, len(SUPERCLASSES)), dtype=np.uint8)
     labels[np.arange(patients), rng.choice(len(SUPERCLASSES), size=patients, p=mix)] = 1
@@ -68,7 +74,7 @@ def _hospital(site: int, patients: int, seed: int, rate: int, samples: int) -> t
     owner = np.concatenate([np.arange(patients), np.flatnonzero(rng.random(patients) < TWO_RECORDS)])
     signals, _ = simulate(
         draw_wide(len(owner), rng),
-        draw_findings(labels[owner], rng),
+        draw_findings(labels[owner], rng, MILDEST),
         rng,
         rate=rate,
         samples=samples,

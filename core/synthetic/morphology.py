@@ -71,15 +71,17 @@ class Findings:
         return cls(*(np.zeros(count) for _ in range(4)))
 
 
-def draw_findings(labels: np.ndarray, rng: np.random.Generator) -> Findings:
+def draw_findings(labels: np.ndarray, rng: np.random.Generator, mildest: float = 0.15) -> Findings:
     """Draw severities for labelled patients.
 
     Parameters
     ----------
     labels : ndarray of shape (n, 5)
         0/1 columns NORM, MI, STTC, CD, HYP.
+    mildest : float
+        Least severity of a finding that is there.
     """
-    severity = rng.beta(2.2, 1.6, (len(labels), 4)) * 0.85 + 0.15
+    severity = rng.beta(2.2, 1.6, (len(labels), 4)) * (1 - mildest) + mildest
     return Findings(*(severity * labels[:, 1:]).T)
 
 
