@@ -23,7 +23,7 @@ from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, DataError, FederationError, PrivacyError
-from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms
+from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms, without_empty_bins
 from core.learning.classification import (
     OptimizerSettings,
     classification_fetch,
@@ -43,8 +43,7 @@ from core.synthetic.recipe import Recipe, SyntheticRecords, generate, recipe_of,
 from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 
 BINS = 8192
-REPLICATE_BINS = 1024
-"""Coarser than the point estimate's: only the width of the interval comes from the replicates."""
+"""Of a score histogram: fine enough for a model whose scores still lie close together."""
 
 # Opacus hooks the first layer, whose input, the ECG, needs no gradient.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -386,10 +385,11 @@ def _require_finite(outputs: np.ndarray) -> None:
 
 
 def _histograms(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    tensors = {"histograms": score_histograms(logits, labels, bins=BINS)}
+    tensors: dict[str, np.ndarray] = {"histograms": score_histograms(logits, labels, bins=BINS)}
     if len(weights):
         # Poisson weights are small whole numbers, so a bin's count fits.
-        tensors["replicates"] = score_histograms(logits, labels, weights, REPLICATE_BINS).astype(np.uint16)
+        drawn = score_histograms(logits, labels, weights, BINS).astype(np.uint16)
+        tensors["columns"], tensors["replicates"] = without_empty_bins(drawn)
     return tensors
 
 

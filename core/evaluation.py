@@ -99,6 +99,41 @@ def patient_bootstrap_weights(patients: Sequence[Any], replicates: int, seed: in
     return np.concatenate([np.ones((1, len(inverse)), dtype=np.uint8), drawn[:, inverse]])
 
 
+def without_empty_bins(histograms: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    """Leave out the bins that are empty everywhere, so that replicates can have fine bins and stay small.
+
+    Parameters
+    ----------
+    histograms
+        (..., bins).
+
+    Returns
+    -------
+    columns : ndarray of int32
+        (k,) the bins that are kept, rising.
+    kept : ndarray
+        (..., k).
+    """
+    columns = np.flatnonzero(histograms.any(axis=tuple(range(histograms.ndim - 1)))).astype(np.int32)
+    return columns, histograms[..., columns]
+
+
+def pool(parts: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[Any]]]) -> npt.NDArray[np.float32]:
+    """Add up histograms of several sites, each as from `without_empty_bins`.
+
+    Returns
+    -------
+    ndarray of float32
+        (..., k) over the bins that are not empty at some site; what is left out changes no measure but F1, whose
+        threshold is the middle of all bins.
+    """
+    union = np.unique(np.concatenate([columns for columns, _ in parts]))
+    pooled = np.zeros((*parts[0][1].shape[:-1], len(union)), dtype=np.float32)
+    for columns, kept in parts:
+        pooled[..., np.searchsorted(union, columns)] += kept
+    return pooled
+
+
 def auroc(histograms: npt.ArrayLike) -> Floats:
     """Area under the ROC curve, where records of one bin count as ties (one half).
 
@@ -187,7 +222,7 @@ def summarise(
     histograms
         (C, 2, bins) of the set itself.
     replicates
-        (B, C, 2, bins) of its bootstrap replicates; fewer bins do, because only AUROC has an interval.
+        (B, C, 2, k) of its bootstrap replicates, over the same bins or those that are not empty.
     classes
         Names of the C classes.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from core.config import ExperimentConfig
 from core.ecg.labels import SUPERCLASSES
-from core.evaluation import auroc, macro, summarise
+from core.evaluation import auroc, macro, pool, summarise
 from core.models.registry import count_parameters
 from core.tasks import Update
 from server.answers import Answers
@@ -20,8 +20,9 @@ def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:
     if not updates:
         return None
     pooled = sum(update.tensors["histograms"].astype(np.float64) for update in updates.values())
-    drawn = [update.tensors["replicates"] for update in updates.values() if "replicates" in update.tensors]
-    replicates = sum(part.astype(np.float32) for part in drawn) if len(drawn) == len(updates) else None
+    tensors = [update.tensors for update in updates.values()]
+    drawn = all("replicates" in part for part in tensors)
+    replicates = pool([(part["columns"], part["replicates"]) for part in tensors]) if drawn else None
     return summarise(pooled[0], replicates)  # type: ignore[index]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from core import console
 from core.config import ExperimentConfig, with_overrides
 from core.ecg.labels import SUPERCLASSES
-from core.evaluation import score_histograms
+from core.evaluation import score_histograms, without_empty_bins
 from core.tasks import Reason, Task, TaskKind, Update
 from server.answers import Answers
 
@@ -164,7 +164,9 @@ class FakeFederation:
         tensors = {"histograms": score_histograms(logits, labels)}
         if task.replicates:
             weights = rng.poisson(1, (task.replicates, 20))
-            tensors["replicates"] = score_histograms(logits, labels, weights, 512)
+            tensors["columns"], tensors["replicates"] = without_empty_bins(
+                score_histograms(logits, labels, weights, 512)
+            )
         return Update(tensors)
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -122,6 +120,10 @@ class PrivateStepper:
         physical_batch: int,
         noise_seed: int,
     ) -> None:
+        # Opacus takes half a second to import, which a run without privacy need not wait for.
+        from opacus import GradSampleModule
+        from opacus.optimizers import DPOptimizer
+
         device = next(model.parameters()).device
         self.loss, self.physical_batch = loss, physical_batch
         self.sampled = GradSampleModule(model, loss_reduction="mean")

@@ -15,10 +15,12 @@ from core.evaluation import (
     f1,
     macro,
     patient_bootstrap_weights,
+    pool,
     regression_sums,
     score_histograms,
     summarise,
     summarise_regression,
+    without_empty_bins,
 )
 
 SHARES = np.array([0.5, 0.15, 0.3, 0.25, 0.12])  # about those of PTB-XL
@@ -242,3 +244,12 @@ def test_record_without_a_true_interval_does_not_count_for_it():
     summary = summarise_regression(regression_sums([[61.0, 150.0], [83.0, 150.0]], truth, [70.0, 160.0]), ["hr", "pr"])
     assert summary["hr"] == {"mae": 2.0, "median_mae": 10.0, "unit": "bpm", "records": 2}
     assert summary["pr"] == {"mae": None, "median_mae": None, "unit": "ms", "records": 0}
+
+
+def test_histograms_without_their_empty_bins_add_up_to_the_same_areas():
+    (logits, labels), (more, other) = scored(60, 1), scored(50, 2)
+    weights = [patient_bootstrap_weights(range(len(part)), 7, seed=0) for part in (logits, more)]
+    dense = [score_histograms(logits, labels, weights[0]), score_histograms(more, other, weights[1])]
+    parts = [without_empty_bins(histograms) for histograms in dense]
+    assert all(kept.shape[-1] < 400 for _, kept in parts)
+    np.testing.assert_array_equal(auroc(pool(parts)), auroc(dense[0] + dense[1]))
