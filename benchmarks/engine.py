@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-QUICKSTART = ROOT / "configs" / "quickstart.toml"
+QUICKSTART, HOSPITALS = ROOT / "configs" / "quickstart.toml", ROOT / "configs" / "hospitals.toml"
 COMMAND = Path(sys.executable).parent / "cardiofed"
 
 
@@ -37,8 +37,8 @@ def alternate(first: Callable[[], float], second: Callable[[], float], times: in
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def loop(times: int = 3) -> None:
-    """Time the quick start's campaign against its gradient steps in a bare loop over arrays held in memory."""
+def loop(times: int = 2) -> None:
+    """Time a campaign over simulated hospitals against its gradient steps in a bare loop over arrays held in memory."""
     import numpy as np
     import torch
     from torch.nn import functional
@@ -58,7 +58,7 @@ def loop(times: int = 3) -> None:
         def answered(self, site: str) -> None: ...
         def round_finished(self, line: dict) -> None: ...
 
-    config = load_config(QUICKSTART, ["run.bootstrap=0"])
+    config = load_config(HOSPITALS, ["run.bootstrap=0"])
     use_threads(config.run.threads)
     federation = open_federation(config)
     sites = config.federation.sites
