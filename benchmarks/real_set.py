@@ -84,7 +84,13 @@ def figure(out: Path) -> Path:
             color=colour,
             va="center",
         )
-    axes.set(xlabel="federated round", ylabel="macro AUROC", xlim=(1, len(mean) * 1.28), ylim=(0.6, 0.93))
+    axes.set(
+        xlabel="federated round",
+        ylabel="macro AUROC",
+        xlim=(1, len(mean) * 1.28),
+        ylim=(0.6, 0.93),
+        xticks=[1, *numbers[4::5]],
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     path = out / "transfer.svg"
