@@ -6,8 +6,11 @@ sockets. Sites on one device take turns; sites on different devices run at the s
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -115,6 +118,8 @@ class LoopbackGrid(Grid):
         futures = {self._pending[identity]: identity for identity in ids if identity in self._pending}
         own = [identity for identity in ids if identity in self._own][:1]
         replies = [self._deliver(self._own.pop(identity)) for identity in own]
+        if stopping.is_set():
+            raise KeyboardInterrupt
         # A finite wait lets Ctrl-C through.
         done, _ = wait(futures, timeout=0 if own else 0.5, return_when=FIRST_COMPLETED)
         for future in done:
@@ -155,11 +160,35 @@ def run_loopback(config: ExperimentConfig, folder: RunFolder, observer: Observer
         lambda number: str(choose_device(config.run.device, number)),
     )
     try:
-        federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
-        return Campaign(config, federation, folder, observer).run()
+        with _stop_on_interrupt():
+            federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
+            return Campaign(config, federation, folder, observer).run()
     except BaseException:
         stopping.set()
         raise
     finally:
         grid.close()
         stopping.clear()
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the running task at its next step; a second one ends it at once.
+
+    Python raises KeyboardInterrupt wherever it happens to be. Within torch's callbacks it gets lost there, and a training
+    that has hours to go would not end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
