@@ -178,7 +178,8 @@ def _stop_on_interrupt() -> Iterator[None]:
     Python raises KeyboardInterrupt wherever it happens to be. Within torch's callbacks it gets lost there, and a training
     that has hours to go would not end.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
 
