@@ -14,7 +14,7 @@ import numpy as np
 from clients.site import private_steps
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset, check_reachable
-from core.ecg.labels import SUPERCLASSES, single_label
+from core.ecg.labels import single_label
 from core.ecg.partition import Hospital, partition_patients
 from core.errors import ConfigError, DataError
 from core.privacy.plan import BudgetExhaustedError, calibrate
@@ -82,12 +82,12 @@ def _open(config: ExperimentConfig) -> Federation:
         seed=config.run.seed,
         min_patients=config.federation.min_patients,
         min_classes=config.federation.min_classes,
+        # A private step draws its batch as a share of the cohort, which is never more than all of it.
+        min_records=0 if config.privacy.enabled else config.finetune.batch_size,
     )
     _check_names(hospitals)
     if config.privacy.enabled:
         _check_privacy(config, dataset, hospitals)
-    else:
-        _check_batches(config, hospitals)
     return Federation(dataset, hospitals, unlabelled, several)
 
 
@@ -138,17 +138,3 @@ def _check_privacy(config: ExperimentConfig, dataset: EcgDataset, hospitals: lis
             f"privacy.epsilon = {settings.epsilon:g} at privacy.delta = {settings.delta:g} is too little for {steps} "
             "steps, whatever the noise; raise privacy.epsilon or privacy.delta, or lower finetune.rounds"
         ) from None
-
-
-def _check_batches(config: ExperimentConfig, hospitals: list[Hospital]) -> None:
-    smallest = min(hospitals, key=lambda hospital: len(hospital.train))
-    if config.finetune.batch_size > len(smallest.train):
-        raise ConfigError(
-            f"finetune.batch_size = {config.finetune.batch_size} is larger than the cohort of {smallest.name}, "
-            f"{len(smallest.train)} training records; lower it or use fewer sites"
-        )
-
-
-def class_counts(dataset: EcgDataset, rows: np.ndarray) -> dict[str, int]:
-    """Return the number of records of each superclass among some rows."""
-    return dict(zip(SUPERCLASSES, (int(n) for n in dataset.labels[rows].sum(axis=0)), strict=True))

@@ -40,6 +40,7 @@ def partition_patients(
     seed: int,
     min_patients: int,
     min_classes: int,
+    min_records: int = 0,
 ) -> list[Hospital]:
     """Spread the patients of a set over hospitals.
 
@@ -54,8 +55,9 @@ def partition_patients(
         goes to the one with most of the patient's records, records of no named site are left out.
     seed : int
         The same seed gives the same hospitals.
-    min_patients, min_classes : int
-        What every site's training part must have. A Dirichlet draw that fails is drawn again, up to 300 times.
+    min_patients, min_classes, min_records : int
+        What every site's training part must have; ``min_records`` is the size of a mini-batch. A Dirichlet draw that
+        fails is drawn again, up to 300 times.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def partition_patients(
         )
     if kind == "site-column":
         hospitals = _by_column(dataset, train, test, sites)
-        _require(hospitals, dataset, min_patients, min_classes)
+        _require(hospitals, dataset, min_patients, min_classes, min_records)
         return hospitals
     rng = np.random.default_rng([seed, sites])
     problem: ConfigError | None = None
@@ -90,7 +92,7 @@ def partition_patients(
         )
         hospitals = _by_shares(patients, classes, shares, train, test, rng)
         try:
-            _require(hospitals, dataset, min_patients, min_classes)
+            _require(hospitals, dataset, min_patients, min_classes, min_records)
         except ConfigError as error:
             problem = error
             continue
@@ -162,7 +164,9 @@ def _site_of_patient(dataset: EcgDataset, rows: np.ndarray) -> np.ndarray:
     return np.array([site_of.get(patient, "") for patient in dataset.records["patient"].astype(str)], dtype=object)
 
 
-def _require(hospitals: list[Hospital], dataset: EcgDataset, min_patients: int, min_classes: int) -> None:
+def _require(
+    hospitals: list[Hospital], dataset: EcgDataset, min_patients: int, min_classes: int, min_records: int
+) -> None:
     patients, labels = dataset.records["patient"].to_numpy(), dataset.labels
     for hospital in hospitals:
         count = len(np.unique(patients[hospital.train]))
@@ -175,6 +179,11 @@ def _require(hospitals: list[Hospital], dataset: EcgDataset, min_patients: int, 
             raise ConfigError(
                 f"{hospital.name} has {count} training patients, fewer than federation.min_patients = {min_patients}; "
                 "raise federation.alpha, lower federation.sites, or lower federation.min_patients"
+            )
+        if len(hospital.train) < min_records:
+            raise ConfigError(
+                f"finetune.batch_size = {min_records} is larger than the cohort of {hospital.name}, "
+                f"{len(hospital.train)} training records; lower it or use fewer sites"
             )
         present = int(labels[hospital.train].any(axis=0).sum())
         if present < min_classes:

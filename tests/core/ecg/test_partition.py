@@ -56,6 +56,11 @@ def refusal(dataset: EcgDataset, **asked: object) -> str:
     return str(refused.value)
 
 
+def seed_of_a_small_site(dataset: EcgDataset) -> int:
+    sizes = ((seed, min(len(hospital.train) for hospital in spread(dataset, seed=seed))) for seed in range(50))
+    return next(seed for seed, smallest in sizes if smallest < 15)
+
+
 def skew(dataset: EcgDataset, hospitals: list[Hospital]) -> float:
     """Mean total variation distance between the hospitals' class mixes and that of all."""
     overall = dataset.labels.sum(axis=0) / dataset.labels.sum()
@@ -125,6 +130,16 @@ class TestSkew:
 
 
 class TestMinima:
+    def test_draws_again_until_every_site_fills_a_batch(self):
+        dataset = made_up()
+        assert min(len(hospital.train) for hospital in spread(dataset, seed=seed_of_a_small_site(dataset))) < 15
+        again = spread(dataset, seed=seed_of_a_small_site(dataset), min_records=15)
+        assert min(len(hospital.train) for hospital in again) >= 15
+
+    def test_says_so_where_no_draw_fills_a_batch(self):
+        message = refusal(made_up(), min_records=100_000)
+        assert message.startswith("finetune.batch_size = 100000 is larger than the cohort of site-")
+
     @pytest.mark.parametrize("seed", range(8))
     def test_are_kept_by_drawing_again(self, seed):
         hospitals = spread(SET, alpha=0.3, seed=seed, min_patients=15, min_classes=4)
