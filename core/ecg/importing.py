@@ -146,27 +146,10 @@ def import_source(
     }
     partial = storage.partial_folder(target)
     with ImportJournal.opened(partial, identity) as journal, _removed_on_refusal(partial):
-        signals = partial / storage.SIGNALS_FILE
         dtype = np.dtype(np.int16 if wanted == "none" else np.float16)
-        file = storage.SignalFile(signals, (len(LEADS), info.samples), dtype, journal.kept_rows)
+        file = storage.SignalFile(partial / storage.SIGNALS_FILE, (len(LEADS), info.samples), dtype, journal.kept_rows)
         resumed = journal.done
-        try:
-            for row in range(resumed, len(table)):
-                try:
-                    values = _prepared(opened, row, table, info, filter_band)
-                except DataError as error:
-                    if not skip_broken:
-                        raise
-                    journal.skip(row, str(error))
-                else:
-                    stored, _, clipped = encode(values, wanted)
-                    file.append(stored)
-                    journal.keep(row, clipped)
-                if progress:
-                    progress(row + 1, len(table))
-        except BaseException:
-            file.abandon()
-            raise
+        _store_signals(opened, table, info, filter_band, file, journal, skip_broken, progress)
         skipped = tuple((str(table["record"][row]), reason) for row, reason in journal.skipped.items())
         kept = table.drop(index=list(journal.skipped)).reset_index(drop=True)
         if kept.empty:
@@ -250,6 +233,36 @@ def _choose_band(
         return None, None, []
     taken = f"it is not filtered again, and recorded as {band[0]:g}-{band[1]:g} Hz."
     return None, band, [f"{folder} is {source.normalisation} already: {taken}"]
+
+
+def _store_signals(
+    source: Source,
+    table: pd.DataFrame,
+    info: DatasetInfo,
+    filter_band: tuple[float, float] | None,
+    file: storage.SignalFile,
+    journal: ImportJournal,
+    skip_broken: bool,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Prepare and append the records that the journal does not have yet; the file is closed on any error."""
+    try:
+        for row in range(journal.done, len(table)):
+            try:
+                values = _prepared(source, row, table, info, filter_band)
+            except DataError as error:
+                if not skip_broken:
+                    raise
+                journal.skip(row, str(error))
+            else:
+                stored, _, clipped = encode(values, info.normalisation)
+                file.append(stored)
+                journal.keep(row, clipped)
+            if progress:
+                progress(row + 1, len(table))
+    except BaseException:
+        file.abandon()
+        raise
 
 
 def _prepared(
