@@ -5,11 +5,15 @@ The Rényi divergence of the sampled Gaussian mechanism under add-remove neighbo
 upper bound of what was spent. The GDP accountant is absent on purpose: it approximates, from below.
 """
 
+import importlib
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from types import ModuleType
 
 from core.errors import ConfigError
 
@@ -47,7 +51,9 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if not (self.noise_multiplier > 0 and math.isfinite(self.noise_multiplier)):
-            raise ConfigError(f"noise multiplier {self.noise_multiplier} gives no privacy; choose a finite one above 0")
+            raise ConfigError(
+                f"noise multiplier {self.noise_multiplier} supports no claim of privacy; choose a finite one above 0"
+            )
         if not 0 < self.sampling_rate <= 1:
             raise ConfigError(f"sampling rate {self.sampling_rate} is no probability; choose one above 0 and at most 1")
         if self.steps < 1:
@@ -85,14 +91,11 @@ def epsilon(history: Sequence[Mechanism], delta: float) -> float:
         raise ConfigError(f"delta {delta} is no probability; choose one between 0 and 1, below 1 / patients")
     if not history:
         return 0.0
-    steps = Counter[tuple[float, float]]()
-    for mechanism in history:
-        steps[mechanism.noise_multiplier, mechanism.sampling_rate] += mechanism.steps
-    spent = sorted((noise, rate, count) for (noise, rate), count in steps.items())
+    joined = join(history)
 
     def bound(index: int) -> float:
         order = ORDERS[index]
-        divergence = sum(count * _divergence(noise, rate, order) for noise, rate, count in spent)
+        divergence = sum(each.steps * _divergence(each.noise_multiplier, each.sampling_rate, order) for each in joined)
         return divergence - (math.log(delta) + math.log(order)) / (order - 1) + math.log((order - 1) / order)
 
     # The bound times (order - 1) is convex in the order (a cumulant and convex terms), so the bound has one
@@ -107,6 +110,14 @@ def epsilon(history: Sequence[Mechanism], delta: float) -> float:
     return max(bound(low), 0.0)
 
 
+def join(history: Sequence[Mechanism]) -> list[Mechanism]:
+    """Join equal steps, in an order of their own: pieces and order of the history leave no trace."""
+    steps = Counter[tuple[float, float]]()
+    for mechanism in history:
+        steps[mechanism.noise_multiplier, mechanism.sampling_rate] += mechanism.steps
+    return [Mechanism(noise, rate, steps[noise, rate]) for noise, rate in sorted(steps)]
+
+
 @lru_cache(maxsize=65536)
 def _divergence(noise: float, rate: float, order: float) -> float:
     """Rényi divergence of one step; `inf` (no bound) where Opacus cannot compute it.
@@ -114,13 +125,30 @@ def _divergence(noise: float, rate: float, order: float) -> float:
     Noise outside [0.01, 1e5], where Opacus' series may run for seconds or for ever, is charged as the next
     smaller: none at all, or 1e5.
     """
-    from opacus.accountants.analysis.rdp import compute_rdp  # imports torch, which takes seconds
-
     if noise < 0.01:
         return math.inf
     try:
-        value = float(compute_rdp(q=rate, noise_multiplier=min(noise, 1e5), steps=1, orders=order))
+        value = float(_opacus_rdp().compute_rdp(q=rate, noise_multiplier=min(noise, 1e5), steps=1, orders=order))
     except (ValueError, OverflowError, ZeroDivisionError):
         return math.inf
     # Of the divergence of very large noise only rounding is left, of either sign.
     return math.inf if math.isnan(value) else max(value, 0.0)
+
+
+@cache
+def _opacus_rdp() -> ModuleType:
+    folder = opacus_folder()
+    file = folder / "accountants" / "analysis" / "rdp.py" if folder else None
+    spec = importlib.util.spec_from_file_location("opacus_rdp", file) if file and file.is_file() else None
+    if spec is None or spec.loader is None:
+        return importlib.import_module("opacus.accountants.analysis.rdp")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def opacus_folder() -> Path | None:
+    """Where Opacus' files lie, found without importing it: the package imports torch, which takes seconds."""
+    package = importlib.util.find_spec("opacus")
+    folders = package.submodule_search_locations if package else None
+    return Path(folders[0]) if folders else None

@@ -1,5 +1,8 @@
 import math
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,10 +33,59 @@ def opacus_epsilon(history: list[Mechanism], delta: float = DELTA) -> float:
 
 
 def test_fifty_one_epoch_rounds_cost_the_whole_history_not_one_round():
-    # n=1000, batch 32, sigma 1: the loader has ceil(1000 / 32) = 32 batches, so q = 1/32, 32 steps a round.
-    round_ = Mechanism(1.0, 1 / 32, 32)
+    # n = 1000, batch 32, sigma 1, delta 1e-5. A loader has ceil(1000 / 32) = 32 batches, and Opacus takes one over
+    # their number as the sampling rate: q = 1/32, 32 steps an epoch, 50 * 32 = 1600 in all. An engine made anew each
+    # round prints the epsilon of the last 32 steps.
+    round_ = Mechanism(1.0, 1 / 32, math.ceil(1000 / 32))
     assert epsilon([round_] * 50, DELTA) == pytest.approx(9.05, abs=5e-3)
     assert epsilon([round_], DELTA) == pytest.approx(1.98, abs=5e-3)
+
+
+# Published with TensorFlow Privacy's MNIST tutorial: 60000 records, batches of 256, delta 1e-5; epsilon by the
+# conversion of Mironov 2017, proposition 3.
+@pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
+def test_divergences_agree_with_the_published_mnist_tutorial(noise, epochs, published):
+    rate, steps = 256 / 60000, epochs * 60000 // 256
+    divergences = [(order, steps * accountant._divergence(noise, rate, order)) for order in ORDERS]
+    converted = min(divergence - math.log(DELTA) / (order - 1) for order, divergence in divergences)
+    assert converted == pytest.approx(published, abs=5e-3)
+    assert epsilon([Mechanism(noise, rate, steps)], DELTA) < published  # the conversion of 2020 is tighter
+
+
+# dp-accounting 0.6.0, another library: RdpAccountant and the pessimistic PLDAccountant, at delta 1e-5.
+@pytest.mark.parametrize(
+    ("history", "rdp", "pld"),
+    [
+        ([(1.0, 1 / 32, 1600)], 9.0510, 8.2905),
+        ([(1.0, 1 / 32, 32)], 1.9757, 1.5117),
+        ([(1.1, 256 / 60000, 14062)], 2.5966, 2.3817),
+        ([(10.0, 1.0, 3)], 0.6798, 0.6200),
+    ],
+)
+def test_epsilon_agrees_with_another_library_and_bounds_its_loss_distribution(history, rdp, pld):
+    assert epsilon([Mechanism(*each) for each in history], DELTA) == pytest.approx(rdp, abs=1e-2)
+    assert epsilon([Mechanism(*each) for each in history], DELTA) > pld
+
+
+def test_a_fresh_interpreter_needs_no_torch_and_finds_the_very_same_epsilon():
+    script = (
+        "import sys; from core.privacy.accountant import Mechanism, epsilon\n"
+        "print(repr(epsilon([Mechanism(1.0, 1 / 32, 32)] * 50, 1e-5)))\n"
+        "sys.exit('torch was loaded' if 'torch' in sys.modules else 0)"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert float(done.stdout) == epsilon([Mechanism(1.0, 1 / 32, 1600)], DELTA)
+
+
+def test_analysis_is_imported_as_usual_where_its_file_is_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(accountant, "opacus_folder", lambda: tmp_path)
+    accountant._opacus_rdp.cache_clear()
+    try:
+        assert accountant._opacus_rdp() is opacus_rdp
+    finally:
+        accountant._opacus_rdp.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +189,7 @@ def test_a_failing_accountant_says_infinity_not_zero(monkeypatch, failure):
             raise failure
         return failure
 
-    monkeypatch.setattr(opacus_rdp, "compute_rdp", fail)
+    monkeypatch.setattr(accountant._opacus_rdp(), "compute_rdp", fail)
     accountant._divergence.cache_clear()
     try:
         assert epsilon([Mechanism(1.0, 0.1, 10)], DELTA) == math.inf
@@ -163,8 +215,8 @@ def test_impossible_delta_is_refused(delta):
 @pytest.mark.parametrize(
     ("noise", "rate", "steps", "named"),
     [
-        (0.0, 0.1, 1, "noise multiplier"),
-        (math.inf, 0.1, 1, "noise multiplier"),
+        (0.0, 0.1, 1, r"noise multiplier 0\.0 supports no claim of privacy; choose a finite one above 0"),
+        (math.inf, 0.1, 1, "noise multiplier inf supports no claim of privacy; choose a finite one above 0"),
         (math.nan, 0.1, 1, "noise multiplier"),
         (1.0, 0.0, 1, "sampling rate"),
         (1.0, 1.1, 1, "sampling rate"),
