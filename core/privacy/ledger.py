@@ -1,297 +1,361 @@
-"""The site's append-only record of every plan ever executed on its data.
+"""The site's append-only record of every plan ever executed on its patients.
 
-`ledger.jsonl` in the site's state folder: one line when a plan is entered, before its first gradient, and one
-when it is settled. What was entered is spent, whether it was settled or not.
+One SQLite file that the hospital owns. A plan is entered, and on the disk, before its first gradient; what was
+entered is spent, whether it was settled or not. Spent is counted by patient: each patient's history is all that
+was entered for any cohort with that patient, and a cohort has spent what its worst patient has. So records that
+come, go, move or are imported again neither lose nor share a history.
+
+How rows are kept from being changed unseen is the business of `core.privacy.ledger_chain`, what they mean that of
+`core.privacy.ledger_book`.
 """
 
-import fcntl
-import json
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from __future__ import annotations
 
-from core.errors import ConfigError, PrivacyError
-from core.privacy.accountant import Mechanism
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from core.errors import PrivacyError, UnitConflictError
+from core.privacy import ledger_book, ledger_chain, ledger_jsonl
+from core.privacy.accountant import epsilon as spent_epsilon
+from core.privacy.cohort import Cohort, cohort_of, memberships
+from core.privacy.ledger_book import Book, LedgerEntry
+from core.privacy.ledger_chain import Draft, LedgerDamagedError, LedgerMissingError, damaged
 from core.privacy.plan import PrivacyPlan
 
-# Ends a line that a crash cut short: the file stays append-only, and readers can tell the line from damage.
-_TORN = b" #torn\n"
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Histories", "Ledger", "LedgerEntry", "Verdict", "verify"]
+
+Histories = list[list[LedgerEntry]]
 
 
 @dataclass(frozen=True)
-class LedgerEntry:
-    """One executed plan.
+class Verdict:
+    """What a verification found.
 
     Parameters
     ----------
-    id, time
-        Name of the entry; when it was made (UTC, ISO 8601).
-    campaign, round, task
-        What it was for.
-    fingerprint
-        Of the cohort (its patients and records) that it was spent on.
-    unit, neighbouring, noise_multiplier, sampling_rate, steps, clip, delta
-        From the plan.
-    void
-        Whether noise or sampling came from a fixed seed (a switch for tests): protects nobody, and is
-        counted.
-    status
-        "planned" until settled as "done" or "crashed"; all three are spent.
+    intact
+        Whether the ledger is what was written.
+    sentence
+        For a person: what was counted, or what is wrong and what to do.
+    head
+        Hash of the last row; empty where the ledger is not intact.
     """
 
-    id: str
-    time: str
-    campaign: str
-    round: int
-    task: str
-    fingerprint: str
-    unit: str
-    neighbouring: str
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-    clip: float
-    delta: float
-    void: bool
-    status: str = "planned"
-
-    @property
-    def mechanism(self) -> Mechanism:
-        """The entry as the accountant sees it."""
-        return Mechanism(self.noise_multiplier, self.sampling_rate, self.steps)
+    intact: bool
+    sentence: str
+    head: str = ""
 
 
 class Ledger:
-    """The ledger of one site, safe under several processes at once.
+    """The ledger of one site, safe under several processes at once. Made by `create`, `open` or `open_or_create`.
 
     Parameters
     ----------
-    folder
-        State folder of the site; made with the first entry.
+    path
+        The file; `ledger.sqlite` in a site's state folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "ledger.jsonl"
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._memberships: dict[str, tuple[tuple[str, ...], list[frozenset[str]]]] = {}
+        self._book = Book.of(path, ledger_chain.read(path))
 
-    def open_entry(
-        self,
-        plan: PrivacyPlan,
-        *,
-        campaign: str,
-        round_number: int,
-        task: str,
-        fingerprint: str,
-        void: bool = False,
-    ) -> str:
-        """Enter a plan; it is on the disk when this returns, and only then may a gradient be computed.
-
-        Returns
-        -------
-        str
-            Id of the entry, for `settle`.
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make the ledger of a new site.
 
         Raises
         ------
         PrivacyError
-            If the ledger cannot be read or written, or holds entries for this cohort under another privacy
-            unit or relation, which do not compose with the plan's.
+            If there is one already, or it cannot be written.
         """
-        entry = LedgerEntry(
-            id=secrets.token_hex(8),
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            campaign=campaign,
-            round=round_number,
-            task=task,
-            fingerprint=fingerprint,
-            unit=str(plan.unit),
-            neighbouring=str(plan.neighbouring),
-            noise_multiplier=float(plan.noise_multiplier),
-            sampling_rate=float(plan.sampling_rate),
-            steps=int(plan.steps),
-            clip=float(plan.clip),
-            delta=float(plan.delta),
-            void=void,
-        )
+        if not ledger_chain.create(path, [ledger_book.genesis()]):
+            raise PrivacyError(f"{path} is there already and is never made anew; go on with it as it is")
+        return cls.open(path)
 
-        def compose(entries: dict[str, LedgerEntry]) -> dict[str, Any]:
-            claim = (entry.unit, entry.neighbouring)
-            for old in entries.values():
-                if old.fingerprint == fingerprint and (old.unit, old.neighbouring) != claim:
-                    raise PrivacyError(
-                        f"{self._path} protects {old.unit}s ({old.neighbouring}) of this cohort, and the "
-                        f"plan {entry.unit}s ({entry.neighbouring}), which do not add up; "
-                        f'set privacy.unit = "{old.unit}"'
-                    )
-            return asdict(entry)
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a ledger and verify it.
 
-        self._append(compose)
-        return entry.id
+        Where an older release left a `ledger.jsonl` beside it, its entries are moved in. They do not name their
+        patients in a way that can be matched, so they are charged to every patient of the site from then on.
 
-    def settle(self, entry_id: str, status: Literal["done", "crashed"]) -> None:
+        Raises
+        ------
+        LedgerError
+            If it is missing, damaged, locked, unreadable or of a newer version: a ledger is never begun anew
+            in place of another.
+        """
+        _move_in_old_entries(path)
+        return cls(path)
+
+    @classmethod
+    def open_or_create(cls, path: Path) -> Self:
+        """Open a ledger, or make it where the site has none yet: for simulations.
+
+        Raises
+        ------
+        LedgerError
+            As `open`, and where the anchor remembers a ledger that is no longer there.
+        """
+        try:
+            return cls.open(path)
+        except LedgerMissingError:
+            ledger_chain.create(path, [ledger_book.genesis()])
+            return cls.open(path)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def head(self) -> str:
+        """Hash of the last row, which stands for all rows before it."""
+        return self._refreshed().head.hash
+
+    def entries(self) -> list[LedgerEntry]:
+        """List every entry, oldest first."""
+        return list(self._refreshed().entries.values())
+
+    def cohort(self, records: pd.DataFrame) -> Cohort:
+        """Make the cohort of a records table (columns `record` and `patient`) under this ledger's salt."""
+        return cohort_of(records, self._book.salt)
+
+    def cohorts(self) -> dict[str, Cohort | None]:
+        """List the cohorts of all entries by fingerprint, oldest first; None where their patients are not known."""
+        book = self._refreshed()
+        return {name: None if row is None else self._members(name, row) for name, row in book.cohorts.items()}
+
+    def histories(self, cohort: Cohort) -> Histories:
+        """List what the patients of a cohort have in their histories: every entry, settled or not, void or not.
+
+        Returns
+        -------
+        list of list of LedgerEntry
+            The distinct histories, each oldest first; one that another contains is left out, as it has spent
+            less. `[[]]` for patients who were never trained on.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger cannot be read.
+        """
+        return self._histories(self._refreshed(), cohort)
+
+    def epsilon(self, cohort: Cohort, delta: float) -> float:
+        """Epsilon that the worst patient of a cohort has spent, at `delta` (RDP)."""
+        return max(spent_epsilon([entry.mechanism for entry in each], delta) for each in self.histories(cohort))
+
+    def reserve(
+        self,
+        cohort: Cohort,
+        plan_for: Callable[[Histories], PrivacyPlan],
+        *,
+        campaign: str,
+        round_number: int,
+        task: str,
+        void: bool,
+    ) -> tuple[str, PrivacyPlan]:
+        """Enter a plan; it is on the disk when this returns, and only then may a gradient be computed.
+
+        Earlier entries of the same campaign and cohort that are still open are settled as crashed: whoever
+        made them did not come back.
+
+        Parameters
+        ----------
+        cohort
+            Whom the plan is carried out on.
+        plan_for
+            Makes the plan from the histories of the cohort, or raises. Called without a lock, and again where
+            another process entered something in the meantime.
+        campaign, round_number, task, void
+            See `LedgerEntry`.
+
+        Returns
+        -------
+        id : str
+            For `settle`.
+        plan : PrivacyPlan
+            What was entered.
+
+        Raises
+        ------
+        UnitConflictError
+            If a history holds entries under another unit or relation, which do not add up with the plan's.
+        LedgerError
+            If the ledger cannot be read or written.
+        """
+        while True:
+            book = self._refreshed()
+            histories = self._histories(book, cohort)
+            plan = plan_for(histories)
+            _require_same_claim(self._path, plan, histories)
+            entry = LedgerEntry(
+                id=secrets.token_hex(8),
+                time=ledger_book.now(),
+                campaign=str(campaign),
+                round=int(round_number),
+                task=str(task),
+                fingerprint=cohort.fingerprint,
+                unit=str(plan.unit),
+                neighbouring=str(plan.neighbouring),
+                noise_multiplier=float(plan.noise_multiplier),
+                sampling_rate=float(plan.sampling_rate),
+                steps=int(plan.steps),
+                clip=float(plan.clip),
+                delta=float(plan.delta),
+                epsilon=float(plan.epsilon),
+                units=int(plan.units),
+                records_per_unit=int(plan.records_per_unit),
+                void=bool(void),
+            )
+            drafts = [
+                ledger_book.settlement(old.id, "crashed", "left open")
+                for old in book.entries.values()
+                if (old.status, old.campaign, old.fingerprint) == ("open", campaign, cohort.fingerprint)
+            ]
+            if cohort.fingerprint not in book.cohorts:
+                drafts.append(ledger_book.membership(cohort))
+            if self._append(book, [*drafts, ledger_book.reservation(entry)]):
+                return entry.id, plan
+
+    def settle(self, entry_id: str, status: Literal["done", "crashed"], note: str = "") -> None:
         """Say how an entered plan ended; nothing is given back either way.
 
         Raises
         ------
         PrivacyError
-            If there is no such entry, it is settled already, or the ledger cannot be read or written.
+            If there is no such entry, or it is settled already.
+        LedgerError
+            If the ledger cannot be read or written.
         """
-
-        def settlement(entries: dict[str, LedgerEntry]) -> dict[str, Any]:
-            if entry_id not in entries or entries[entry_id].status != "planned":
+        while True:
+            book = self._refreshed()
+            if entry_id not in book.entries or book.entries[entry_id].status != "open":
                 raise PrivacyError(f"{self._path} has no open entry {entry_id}; settle each entry once")
-            return {"id": entry_id, "status": status}
+            if self._append(book, [ledger_book.settlement(entry_id, status, note)]):
+                return
 
-        self._append(settlement)
+    def released(self, cohort: Cohort, campaign: str, task: str) -> str | None:
+        """Return the note of the last entry of a campaign and task on exactly this cohort that was done, if any."""
+        wanted = (cohort.fingerprint, campaign, task, "done")
+        for entry in reversed(self.entries()):
+            if (entry.fingerprint, entry.campaign, entry.task, entry.status) == wanted:
+                return entry.note
+        return None
 
-    def history(self, fingerprint: str, campaign: str | None = None) -> list[Mechanism]:
-        """List what was spent on a cohort, oldest first: every entry, settled or not, void or not.
+    def verify(self, expect: str | None = None) -> Verdict:
+        """Verify the whole file again; see the function of this name."""
+        return verify(self._path, expect)
 
-        Parameters
-        ----------
-        fingerprint
-            Of the cohort.
-        campaign
-            Only this campaign; by default all of them, which is what epsilon is made of.
+    def export(self) -> list[dict[str, Any]]:
+        """List all entries as plain values, without tokens and salt.
 
-        Raises
-        ------
-        PrivacyError
-            If the ledger cannot be read.
+        Returns
+        -------
+        list of dict
+            The fields of each entry, and `entered` and `settled`: hashes of its rows (empty while it is open).
+            Kept outside the site, any of them can be given to `verify` later.
         """
+        events = ledger_chain.read(self._path)
+        hashes = {(event.kind, event.body.get("id")): event.hash for event in events}
         return [
-            entry.mechanism
-            for entry in self.entries()
-            if entry.fingerprint == fingerprint and campaign in (None, entry.campaign)
+            asdict(entry) | {"entered": hashes["reserve", entry.id], "settled": hashes.get(("settle", entry.id), "")}
+            for entry in Book.of(self._path, events).entries.values()
         ]
 
-    def entries(self) -> list[LedgerEntry]:
-        """List every entry, oldest first; none where the site has no ledger yet.
+    def _refreshed(self) -> Book:
+        # Bound once: another thread may be here as well.
+        book = self._book
+        book = book.extended(self._path, ledger_chain.read(self._path, after=book.head))
+        self._book = book
+        return book
 
-        Raises
-        ------
-        PrivacyError
-            If the ledger cannot be read, naming the line: a line passed over would be epsilon forgotten.
-        """
-        try:
-            with self._locked(os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
-                return list(_parse(_read(descriptor), self._path).values())
-        except FileNotFoundError:
-            return []
+    def _append(self, book: Book, drafts: Sequence[Draft]) -> bool:
+        return ledger_chain.append(self._path, book.head, drafts) is not None
 
-    def _append(self, line: Callable[[dict[str, LedgerEntry]], dict[str, Any]]) -> None:
-        """Add the line made from the entries so far, under one lock, and sync it."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
-        with self._locked(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
-            content = _read(descriptor)
-            entries = _parse(content, self._path)
-            if not content:
-                # Before the first line, so that a file with lines is always one whose name is on the disk.
-                _sync_folder(self._path.parent)
-                _sync_folder(self._path.parent.parent)
-            encoded = json.dumps(line(entries)).encode() + b"\n"
-            remaining = memoryview(_fresh_line(content) + encoded)
-            while remaining:
-                remaining = remaining[os.write(descriptor, remaining) :]
-            os.fsync(descriptor)
+    def _histories(self, book: Book, cohort: Cohort) -> Histories:
+        known = {name: row for name, row in book.cohorts.items() if row is not None}
+        cached, sets = self._memberships.get(cohort.fingerprint, ((), []))
+        if not sets or cached != tuple(known):
+            names = list(known)
+            earlier = [self._members(name, row) for name, row in known.items()]
+            sets = [frozenset(names[at] for at in each) for each in memberships(cohort, earlier)]
+            self._memberships[cohort.fingerprint] = (tuple(known), sets)
+        return [
+            [entry for entry in book.entries.values() if entry.fingerprint in each or entry.fingerprint not in known]
+            for each in sets
+        ]
 
-    @contextmanager
-    def _locked(self, flags: int, lock: int) -> Iterator[int]:
-        try:
-            descriptor = os.open(self._path, flags, 0o600)
-            try:
-                fcntl.flock(descriptor, lock)
-                yield descriptor
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> PrivacyError:
-        return PrivacyError(
-            f"the ledger {self._path} cannot be used ({error.strerror}), so nothing private may run; "
-            "restore access to the file and its folder, or free space on the disk"
-        )
+    def _members(self, fingerprint: str, row: int) -> Cohort:
+        cohort = Cohort(ledger_chain.tokens_of(self._path, row) or b"")
+        if cohort.fingerprint != fingerprint:
+            raise damaged(self._path, f"the patients of row {row} were changed")
+        return cohort
 
 
-def _read(descriptor: int) -> bytes:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        return file.read()
+def verify(path: Path, expect: str | None = None) -> Verdict:
+    """Compute everything in a ledger again and say what is wrong.
 
+    Parameters
+    ----------
+    path
+        The file.
+    expect
+        A hash that was exported earlier and must still stand in the chain: what only this shows is a ledger
+        that was written anew from the first row.
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fresh_line(content: bytes) -> bytes:
-    """Give what ends the last line: nothing, a newline, or the mark of a torn one."""
-    tail = content[content.rfind(b"\n") + 1 :]
-    if not tail:
-        return b""
-    return b"\n" if _is_whole(tail) else _TORN
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _parse(content: bytes, path: Path) -> dict[str, LedgerEntry]:
-    """Entries by id, in order.
-
-    A last line without its end was never synced, so it allowed no gradient: it is passed over unless it is
-    whole (an editor that drops the last newline must not lose an entry).
+    Raises
+    ------
+    LedgerError
+        If the ledger is missing, locked, unreadable or of a newer version.
     """
-    entries: dict[str, LedgerEntry] = {}
-    *lines, tail = content.split(b"\n")
-    if _is_whole(tail):
-        lines.append(tail)
-    for number, line in enumerate(lines, start=1):
-        if (line + b"\n").endswith(_TORN):
-            continue
-        try:
-            entry = _entry(json.loads(line), entries)
-        except (ValueError, TypeError, KeyError, ConfigError) as error:
-            raise PrivacyError(
-                f"{path}, line {number}, is no ledger entry, so what was spent is unknown; "
-                "restore the file from its backup"
-            ) from error
-        entries[entry.id] = entry
-    return entries
+    try:
+        events = ledger_chain.read(path)
+        book = Book.of(path, events)
+        rows = {row: name for name, row in book.cohorts.items() if row is not None}
+        held = {row: Cohort(tokens).fingerprint for row, tokens in ledger_chain.tokens(path).items()}
+        for row in sorted(rows.keys() | held.keys()):
+            # Rows after the head came in between, from another process.
+            if row <= book.head.seq and rows.get(row) != held.get(row):
+                raise damaged(path, f"the patients of row {row} were changed")
+        if expect is not None and expect not in {event.hash for event in events}:
+            raise damaged(path, f"no row has the hash {expect}, so it was written anew")
+    except LedgerDamagedError as error:
+        return Verdict(False, str(error))
+    counted = f"rows: {len(events)}, entries: {len(book.entries)}, cohorts: {len(book.cohorts)}"
+    return Verdict(True, f"{path} is intact ({counted}); its last row has the hash {book.head.hash}", book.head.hash)
 
 
-def _entry(line: Any, entries: dict[str, LedgerEntry]) -> LedgerEntry:
-    """Read one line: a new entry, or an old one settled. Anything odd raises."""
-    if not isinstance(line, dict):
-        raise TypeError("no JSON object")
-    if line.keys() == {"id", "status"}:
-        entry = entries[line["id"]]
-        if entry.status != "planned" or line["status"] not in ("done", "crashed"):
-            raise ValueError("settled twice, or in an unknown way")
-        return replace(entry, status=line["status"])
-    if line.keys() != {field.name for field in fields(LedgerEntry)}:
-        raise ValueError("other keys than those of an entry")
-    for field in fields(LedgerEntry):
-        if type(line[field.name]) is not field.type:
-            raise TypeError(field.name)
-    entry = LedgerEntry(**line)
-    if entry.id in entries or entry.status != "planned":
-        raise ValueError("entered twice, or settled from the start")
-    _ = entry.mechanism
-    return entry
+def _require_same_claim(path: Path, plan: PrivacyPlan, histories: Histories) -> None:
+    for old in (entry for history in histories for entry in history):
+        if (old.unit, old.neighbouring) != (plan.unit, plan.neighbouring):
+            raise UnitConflictError(
+                f"{path} protects {old.unit}s ({old.neighbouring}) of this cohort, and the plan {plan.unit}s "
+                f'({plan.neighbouring}), which do not add up; set privacy.unit = "{old.unit}"'
+            )
+
+
+def _move_in_old_entries(path: Path) -> None:
+    """Move the entries of an older release's file in; killed in between, the next call finishes it."""
+    old_path = path.with_suffix(".jsonl")
+    old = ledger_jsonl.read(old_path)
+    if old is None:
+        return
+    ledger_chain.create(path, [ledger_book.genesis()])
+    while True:
+        book = Book.of(path, ledger_chain.read(path))
+        new = [fields for fields in old if fields["id"] not in book.entries]
+        if not new or ledger_chain.append(path, book.head, ledger_book.drafts_of_old(book, new)) is not None:
+            break
+    # Where it stays, it is looked at again the next time, and nothing is new then.
+    with suppress(OSError):
+        old_path.rename(old_path.with_suffix(".jsonl.migrated"))

@@ -1,323 +1,262 @@
+"""What a ledger remembers of whom."""
+
 import dataclasses
-import errno
-import fcntl
-import json
-import multiprocessing
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_ledgers import PLAN, enter, patients, steps, steps_of, table
 
-from core.errors import PrivacyError
-from core.privacy import Ledger, Mechanism, Neighbouring, PrivacyPlan, PrivacyUnit
+from core.errors import PrivacyError, UnitConflictError
+from core.privacy import Ledger, Mechanism, PrivacyPlan, PrivacyUnit, epsilon
+from core.privacy.plan import BudgetExhaustedError
 
-PLAN = PrivacyPlan(
-    unit=PrivacyUnit.PATIENT,
-    neighbouring=Neighbouring.ADD_REMOVE,
-    epsilon=8.0,
-    delta=1e-5,
-    clip=1.0,
-    units=400,
-    sampling_rate=0.16,
-    steps=7,
-    noise_multiplier=1.2,
-)
 SPENT = Mechanism(1.2, 0.16, 7)
 
 
-def enter(ledger: Ledger, plan: PrivacyPlan = PLAN, **changes) -> str:
-    wanted = {"campaign": "c1", "round_number": 1, "task": "train.finetune", "fingerprint": "f1", **changes}
-    return ledger.open_entry(plan, **wanted)
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite"
 
 
-def file_of(folder: Path) -> Path:
-    return folder / "ledger.jsonl"
+@pytest.fixture
+def ledger(path) -> Ledger:
+    return Ledger.create(path)
 
 
-def test_a_site_without_a_ledger_has_spent_nothing_and_reading_makes_no_file(tmp_path):
-    ledger = Ledger(tmp_path / "state")
-    assert ledger.entries() == []
-    assert ledger.history("f1") == []
-    assert not (tmp_path / "state").exists()
+class TestEntries:
+    def test_an_entry_holds_the_plan_and_survives_in_another_instance(self, ledger, path):
+        plan = dataclasses.replace(PLAN, records_per_unit=3)
+        id_ = enter(ledger, "ab", plan, round_number=3, void=True)
+        (entry,) = Ledger.open(path).entries()
+        assert (entry.id, entry.campaign, entry.round, entry.task) == (id_, "c1", 3, "train.finetune")
+        assert (entry.unit, entry.neighbouring) == ("patient", "add-remove")
+        assert (entry.clip, entry.delta, entry.epsilon, entry.units, entry.records_per_unit) == (1.0, 1e-5, 8.0, 400, 3)
+        assert (entry.void, entry.status, entry.note) == (True, "open", "")
+        assert entry.fingerprint == ledger.cohort(patients("ab")).fingerprint
+        assert entry.mechanism == SPENT
+        assert entry.time.endswith("+00:00")
+
+    def test_the_plan_that_is_returned_is_the_one_that_was_entered(self, ledger):
+        made: list[PrivacyPlan] = []
+
+        def plan_for(histories):
+            made.append(steps(len(made) + 1))
+            return made[-1]
+
+        cohort = ledger.cohort(patients("a"))
+        _, plan = ledger.reserve(cohort, plan_for, campaign="c", round_number=1, task="t", void=False)
+        assert [plan] == made
+        assert [entry.steps for entry in ledger.entries()] == [plan.steps]
+
+    @pytest.mark.parametrize("status", ["done", "crashed"])
+    def test_settling_gives_nothing_back(self, ledger, status):
+        id_ = enter(ledger, "ab")
+        before = ledger.epsilon(ledger.cohort(patients("ab")), 1e-5)
+        ledger.settle(id_, status, "a note")
+        assert ledger.epsilon(ledger.cohort(patients("ab")), 1e-5) == before
+        assert [(entry.status, entry.note) for entry in ledger.entries()] == [(status, "a note")]
+
+    def test_void_entries_are_counted(self, ledger):
+        enter(ledger, "ab", void=True)
+        assert steps_of(ledger, "ab") == [[7]]
+
+    def test_an_entry_is_settled_once_and_must_exist(self, ledger):
+        with pytest.raises(PrivacyError, match="no open entry nobody; settle each entry once"):
+            ledger.settle("nobody", "done")
+        id_ = enter(ledger, "ab")
+        ledger.settle(id_, "crashed")
+        head = ledger.head
+        with pytest.raises(PrivacyError, match="settle each entry once"):
+            ledger.settle(id_, "done")
+        assert ledger.head == head
+
+    def test_what_was_left_open_is_settled_as_crashed_by_the_next_of_its_campaign_and_cohort(self, ledger):
+        for campaign, cohort in (("c1", "ab"), ("c2", "ab"), ("c1", "cd"), ("c1", "ab")):
+            enter(ledger, cohort, campaign=campaign)
+        assert [entry.status for entry in ledger.entries()] == ["crashed", "open", "open", "open"]
+        assert steps_of(ledger, "ab") == [[7, 7, 7]]
+
+    def test_a_plan_that_is_refused_costs_nothing(self, ledger):
+        enter(ledger, "ab")
+        before = ledger.entries(), ledger.head
+
+        def refuse(histories):
+            raise BudgetExhaustedError("nothing left")
+
+        with pytest.raises(BudgetExhaustedError):
+            ledger.reserve(ledger.cohort(patients("ab")), refuse, campaign="c1", round_number=2, task="t", void=False)
+        assert (ledger.entries(), ledger.head) == before
+
+    def test_another_instance_sees_what_this_one_enters(self, ledger, path):
+        other = Ledger.open(path)
+        id_ = enter(ledger, "ab")
+        assert steps_of(other, "ab") == [[7]]
+        other.settle(id_, "done")
+        assert [entry.status for entry in ledger.entries()] == ["done"]
+        assert ledger.head == other.head
 
 
-def test_an_entry_holds_the_plan_and_survives_in_another_instance(tmp_path):
-    id_ = enter(Ledger(tmp_path), round_number=3)
-    (entry,) = Ledger(tmp_path).entries()
-    assert (entry.id, entry.campaign, entry.round, entry.task) == (id_, "c1", 3, "train.finetune")
-    assert (entry.unit, entry.neighbouring) == ("patient", "add-remove")
-    assert (entry.clip, entry.delta, entry.void, entry.status) == (1.0, 1e-5, False, "planned")
-    assert entry.mechanism == SPENT
-    assert entry.time.endswith("+00:00")
+class TestReleased:
+    def test_it_is_the_note_of_the_last_done_entry_of_the_campaign_task_and_cohort(self, ledger):
+        cohort = ledger.cohort(patients("ab"))
+        for note, status, changes in (
+            ("1", "done", {}),
+            ("2", "done", {}),
+            ("3", "crashed", {}),
+            ("4", "done", {"campaign": "c2"}),
+            ("5", "done", {"task": "count"}),
+        ):
+            ledger.settle(enter(ledger, cohort, **changes), status, note)
+        ledger.settle(enter(ledger, "abc"), "done", "6")
+        enter(ledger, cohort)
+        assert ledger.released(cohort, "c1", "train.finetune") == "2"
+        assert ledger.released(cohort, "c2", "train.finetune") == "4"
+        assert ledger.released(cohort, "c1", "count") == "5"
+        assert ledger.released(cohort, "c2", "count") is None
+        assert ledger.released(ledger.cohort(patients("a")), "c1", "count") is None
 
 
-@pytest.mark.parametrize("status", ["done", "crashed"])
-def test_settling_gives_nothing_back(tmp_path, status):
-    ledger = Ledger(tmp_path)
-    id_ = enter(ledger)
-    open_ = enter(ledger)
-    assert ledger.history("f1") == [SPENT, SPENT]
-    ledger.settle(id_, status)
-    assert ledger.history("f1") == [SPENT, SPENT]
-    assert [(entry.id, entry.status) for entry in ledger.entries()] == [(id_, status), (open_, "planned")]
+class TestHistories:
+    def test_a_new_cohort_has_an_empty_one(self, ledger):
+        enter(ledger, "ab")
+        assert ledger.histories(ledger.cohort(patients("cd"))) == [[]]
+        assert ledger.epsilon(ledger.cohort(patients("cd")), 1e-5) == 0.0
+        assert ledger.histories(ledger.cohort(patients(""))) == [[]]
+
+    def test_nobody_has_an_empty_one_whatever_was_entered_for_nobody(self, ledger):
+        enter(ledger, "", steps(1))
+        enter(ledger, "ab", steps(2))
+        assert steps_of(ledger, "") == [[]]
+        assert steps_of(ledger, "ab") == [[2]]
+
+    def test_it_goes_over_all_campaigns_and_tasks(self, ledger):
+        enter(ledger, "ab", steps(1))
+        enter(ledger, "ab", steps(2), campaign="c2")
+        enter(ledger, "ab", steps(4), task="evaluate")
+        assert steps_of(ledger, "ab") == [[1, 2, 4]]
+
+    def test_a_cohort_that_grew_shrank_or_was_split_keeps_what_its_patients_spent(self, ledger):
+        enter(ledger, "abcd", steps(1))
+        assert steps_of(ledger, "abcdef") == [[1]]
+        assert steps_of(ledger, "a") == [[1]]
+        enter(ledger, "ab", steps(2))
+        enter(ledger, "cd", steps(4))
+        assert steps_of(ledger, "abcd") == [[1, 2], [1, 4]]
+        assert steps_of(ledger, "xa") == [[1, 2]]
+        # the worst patient's is what counts, not the sum over patients
+        both = ledger.epsilon(ledger.cohort(patients("abcd")), 1e-5)
+        assert both == epsilon([Mechanism(1.2, 0.16, 5)], 1e-5) < epsilon([Mechanism(1.2, 0.16, 7)], 1e-5)
+
+    def test_disjoint_patients_do_not_pay_for_each_other(self, ledger):
+        enter(ledger, "ab", steps(1))
+        enter(ledger, "cd", steps(2))
+        assert steps_of(ledger, "ab") == [[1]]
+        assert steps_of(ledger, "cd") == [[2]]
+
+    def test_moved_and_sorted_otherwise_it_is_the_same_cohort(self, ledger):
+        records = patients("abc")
+        enter(ledger, ledger.cohort(records))
+        again = records.iloc[::-1].assign(path="elsewhere").reset_index(drop=True)
+        assert ledger.cohort(again).fingerprint == ledger.entries()[0].fingerprint
+        assert list(ledger.cohorts()) == [ledger.cohort(records).fingerprint]
+
+    def test_new_records_of_a_patient_and_a_new_name_of_one_share_the_history(self, ledger):
+        enter(ledger, ledger.cohort(table(("a", 1), ("b", 2))), steps(1))
+        assert steps_of(ledger, ledger.cohort(table(("a", 9)))) == [[1]]
+        assert steps_of(ledger, ledger.cohort(table(("pseudonym", 2)))) == [[1]]
+
+    def test_each_ledger_has_a_salt_of_its_own(self, ledger, tmp_path):
+        other = Ledger.create(tmp_path / "other" / "ledger.sqlite")
+        assert ledger.cohort(patients("a")).fingerprint != other.cohort(patients("a")).fingerprint
+
+    def test_a_cohort_registered_meanwhile_by_somebody_else_is_seen(self, ledger, path):
+        assert steps_of(ledger, "ab") == [[]]
+        enter(Ledger.open(path), "bc", steps(3))
+        assert steps_of(ledger, "ab") == [[3]]
 
 
-def test_void_entries_are_flagged_and_counted(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger, void=True)
-    assert ledger.history("f1") == [SPENT]
-    assert [entry.void for entry in ledger.entries()] == [True]
+class TestUnits:
+    def test_units_that_do_not_add_up_are_refused_and_cost_nothing(self, ledger):
+        enter(ledger, "ab")
+        by_record = dataclasses.replace(PLAN, unit=PrivacyUnit.RECORD)
+        with pytest.raises(UnitConflictError, match=r'do not add up; set privacy\.unit = "patient"'):
+            enter(ledger, "bc", by_record)
+        enter(ledger, "de", by_record)
+        with pytest.raises(UnitConflictError, match=r'set privacy\.unit = "record"'):
+            enter(ledger, "ex")
+        assert [entry.unit for entry in ledger.entries()] == ["patient", "record"]
+
+    def test_records_are_charged_by_patient(self, ledger):
+        by_record = dataclasses.replace(PLAN, unit=PrivacyUnit.RECORD)
+        enter(ledger, ledger.cohort(table(("a", 1))), by_record)
+        assert steps_of(ledger, ledger.cohort(table(("a", 2)))) == [[7]]
 
 
-def test_history_is_of_one_cohort_over_all_campaigns_or_of_one(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger, dataclasses.replace(PLAN, steps=1))
-    enter(ledger, dataclasses.replace(PLAN, steps=2), campaign="c2")
-    enter(ledger, dataclasses.replace(PLAN, steps=4), fingerprint="f2")
-    assert [each.steps for each in ledger.history("f1")] == [1, 2]
-    assert [each.steps for each in ledger.history("f1", campaign="c2")] == [2]
-    assert [each.steps for each in ledger.history("f2")] == [4]
-    assert ledger.history("f3") == []
+class TestOverlap:
+    """Against the same thing said in sets."""
+
+    Cohorts = st.lists(st.tuples(st.sets(st.sampled_from("abcdef"), min_size=1), st.integers(1, 50)), max_size=5)
+
+    @settings(max_examples=25, deadline=None)
+    @given(cohorts=Cohorts, asked=st.sets(st.sampled_from("abcdef"), min_size=1))
+    def test_a_cohort_has_spent_what_its_worst_patient_has(self, cohorts, asked):
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = Ledger.create(Path(folder) / "ledger.sqlite")
+            for names, count in cohorts:
+                enter(ledger, "".join(names), steps(count))
+            own = {
+                name: [Mechanism(1.2, 0.16, count) for names, count in cohorts if name in names] for name in "abcdef"
+            }
+            spent = ledger.epsilon(ledger.cohort(patients("".join(asked))), 1e-5)
+            assert spent == max(epsilon(own[name], 1e-5) for name in asked)
+            for name in asked:
+                assert ledger.histories(ledger.cohort(patients(name))) == [
+                    [entry for entry, (names, _) in zip(ledger.entries(), cohorts, strict=True) if name in names]
+                ]
+
+    @settings(max_examples=12, deadline=None)
+    @given(pieces=st.lists(st.integers(1, 60), min_size=1, max_size=8))
+    def test_splitting_a_plan_over_entries_and_restarts_changes_no_digit(self, pieces):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "ledger.sqlite"
+            for count in pieces:
+                enter(Ledger.open_or_create(path), "ab", steps(count))
+            ledger = Ledger.open(path)
+            assert ledger.epsilon(ledger.cohort(patients("ab")), 1e-5) == epsilon(
+                [Mechanism(1.2, 0.16, sum(pieces))], 1e-5
+            )
 
 
-def test_units_that_do_not_compose_are_refused_and_cost_nothing(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    by_record = dataclasses.replace(PLAN, unit=PrivacyUnit.RECORD)
-    with pytest.raises(PrivacyError, match=r'do not add up; set privacy\.unit = "patient"'):
-        enter(ledger, by_record)
-    enter(ledger, by_record, fingerprint="another cohort")
-    assert ledger.history("f1") == [SPENT]
+class TestExport:
+    def test_it_lists_entries_with_their_hashes_and_names_nobody(self, ledger):
+        ledger.settle(enter(ledger, "ab"), "done", "41.5")
+        enter(ledger, "ab", campaign="c2")
+        done, open_ = ledger.export()
+        assert (done["status"], done["note"], done["campaign"], open_["status"]) == ("done", "41.5", "c1", "open")
+        assert open_["settled"] == ""
+        assert open_["entered"] == ledger.head
+        assert len({done["entered"], done["settled"], open_["entered"]}) == 3
+        cohort = ledger.cohort(patients("ab"))
+        text = repr(ledger.export())
+        assert not any(token.hex() in text or repr(token) in text for token in (*cohort.patients, *cohort.records))
+        assert ledger._book.salt.hex() not in text
 
 
-def test_an_entry_is_settled_once_and_must_exist(tmp_path):
-    ledger = Ledger(tmp_path)
-    with pytest.raises(PrivacyError, match="no open entry nobody"):
-        ledger.settle("nobody", "done")
-    id_ = enter(ledger)
-    ledger.settle(id_, "crashed")
-    before = file_of(tmp_path).read_bytes()
-    with pytest.raises(PrivacyError, match="settle each entry once"):
-        ledger.settle(id_, "done")
-    assert file_of(tmp_path).read_bytes() == before
+class TestOpening:
+    def test_creating_does_it_once(self, path):
+        enter(Ledger.create(path), "ab")
+        with pytest.raises(PrivacyError, match="is there already and is never made anew"):
+            Ledger.create(path)
+        assert len(Ledger.open(path).entries()) == 1
 
+    def test_a_simulation_opens_or_creates(self, path):
+        enter(Ledger.open_or_create(path), "ab")
+        assert len(Ledger.open_or_create(path).entries()) == 1
 
-def test_file_and_at_creation_its_folder_are_synced_after_the_line_is_written(tmp_path, monkeypatch):
-    synced = []
-    real = os.fsync
-
-    def record(descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append((path.name, path.stat().st_size if path.is_file() else None))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", record)
-    folder = tmp_path / "state"
-    ledger = Ledger(folder)
-    id_ = enter(ledger)
-    size = file_of(folder).stat().st_size
-    assert synced == [("state", None), (tmp_path.name, None), ("ledger.jsonl", size)]
-    synced.clear()
-    ledger.settle(id_, "done")
-    assert synced == [("ledger.jsonl", file_of(folder).stat().st_size)]
-
-
-def test_a_torn_last_line_is_passed_over_and_the_next_one_stands_alone(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    whole = file_of(tmp_path).read_bytes()
-    for cut in (1, 20, len(whole) // 2, len(whole) - 3):
-        file_of(tmp_path).write_bytes(whole + whole[:cut])
-        assert ledger.history("f1") == [SPENT]
-        id_ = enter(ledger, dataclasses.replace(PLAN, steps=9))
-        ledger.settle(id_, "done")
-        assert [each.steps for each in ledger.history("f1")] == [7, 9]
-        assert file_of(tmp_path).read_bytes().startswith(whole + whole[:cut])  # append-only, even then
-
-
-def test_a_line_torn_twice_over_is_passed_over(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    whole = file_of(tmp_path).read_bytes()
-    file_of(tmp_path).write_bytes(whole + whole[:30] + b" #to")  # the crash came while the torn line was ended
-    enter(ledger)
-    assert ledger.history("f1") == [SPENT, SPENT]
-
-
-def test_a_whole_last_line_whose_newline_is_lost_still_counts(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    enter(ledger)
-    file_of(tmp_path).write_bytes(file_of(tmp_path).read_bytes()[:-1])
-    assert ledger.history("f1") == [SPENT, SPENT]
-    enter(ledger)
-    assert ledger.history("f1") == [SPENT, SPENT, SPENT]
-
-
-def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in file_of(folder).read_text().splitlines()]
-
-
-def damages(entry: dict) -> list[bytes]:
-    def changed(**values) -> bytes:
-        return json.dumps({**entry, "id": "other", **values}).encode()
-
-    return [
-        b"",
-        b"garbage",
-        b"\xff\xfe",
-        b"5",
-        b"null",
-        json.dumps(entry).encode()[:-9],
-        json.dumps(entry).encode(),  # the same id twice
-        changed(steps=0),
-        changed(steps="7"),
-        changed(steps=True),
-        changed(noise_multiplier=0.0),
-        changed(noise_multiplier=float("nan")),
-        changed(sampling_rate=2.0),
-        changed(status="done"),
-        changed(a_newer_version=1),
-        b'{"id": "unheard of", "status": "done"}',
-        json.dumps({"id": entry["id"], "status": "refunded"}).encode(),
-    ]
-
-
-@pytest.mark.parametrize("number", range(17))
-def test_damage_before_the_last_line_is_refused_naming_file_and_line_and_nothing_is_entered(tmp_path, number):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    enter(ledger)
-    first, second = file_of(tmp_path).read_bytes().splitlines()
-    damaged = damages(lines_of(tmp_path)[0])[number]
-    file_of(tmp_path).write_bytes(b"\n".join([first, damaged, second, b""]))
-    before = file_of(tmp_path).read_bytes()
-    for attempt in (ledger.entries, lambda: ledger.history("f1"), lambda: enter(ledger)):
-        with pytest.raises(PrivacyError, match=r"ledger\.jsonl, line 2, .*restore the file"):
-            attempt()
-    assert file_of(tmp_path).read_bytes() == before
-
-
-def test_a_full_disk_is_a_refusal_and_the_half_line_counts_for_nothing(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    real = os.write
-
-    def fill_up(descriptor, data):
-        if len(data) < 50:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, data[:-40])
-
-    with monkeypatch.context() as full:
-        full.setattr(os, "write", fill_up)
-        with pytest.raises(PrivacyError, match=r"No space left on device.*nothing private may run"):
-            enter(ledger)
-    assert ledger.history("f1") == [SPENT]
-    enter(ledger)
-    assert ledger.history("f1") == [SPENT, SPENT]
-
-
-def test_an_entry_that_cannot_be_synced_is_a_refusal(tmp_path, monkeypatch):
-    def fail(descriptor):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(PrivacyError, match="nothing private may run"):
-        enter(Ledger(tmp_path))
-
-
-def test_a_ledger_that_is_no_file_is_a_refusal(tmp_path):
-    file_of(tmp_path).mkdir()
-    for attempt in (Ledger(tmp_path).entries, lambda: enter(Ledger(tmp_path))):
-        with pytest.raises(PrivacyError, match=r"ledger\.jsonl cannot be used \(Is a directory\)"):
-            attempt()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(PrivacyError, match="cannot be used"):
-        enter(Ledger(tmp_path / "file"))
-
-
-def test_entering_and_reading_wait_while_another_process_holds_the_ledger(tmp_path):
-    ledger = Ledger(tmp_path)
-    enter(ledger)
-    with file_of(tmp_path).open() as other, ThreadPoolExecutor(2) as threads:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        entering, reading = threads.submit(enter, ledger), threads.submit(ledger.entries)
-        time.sleep(0.2)
-        assert not entering.done()
-        assert not reading.done()
-        fcntl.flock(other, fcntl.LOCK_UN)
-        assert entering.result(timeout=10) in [entry.id for entry in ledger.entries()]
-        assert len(reading.result(timeout=10)) in (1, 2)
-    with file_of(tmp_path).open() as other, ThreadPoolExecutor(1) as threads:
-        fcntl.flock(other, fcntl.LOCK_SH)  # a reader holds off a writer, not another reader
-        assert len(ledger.entries()) == 2
-        entering = threads.submit(enter, ledger)
-        time.sleep(0.2)
-        assert not entering.done()
-        fcntl.flock(other, fcntl.LOCK_UN)
-        entering.result(timeout=10)
-
-
-def _enter_many(folder: Path, campaign: str, count: int) -> None:
-    ledger = Ledger(folder)
-    for round_number in range(count):
-        ledger.settle(enter(ledger, campaign=campaign, round_number=round_number), "done")
-
-
-def test_two_processes_at_once_lose_nothing(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_enter_many, args=(tmp_path, name, 25)) for name in ("c1", "c2")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    entries = Ledger(tmp_path).entries()
-    for campaign in ("c1", "c2"):
-        mine = [entry for entry in entries if entry.campaign == campaign]
-        assert [entry.round for entry in mine] == list(range(25))
-        assert {entry.status for entry in mine} == {"done"}
-
-
-ROUNDS = """
-import sys
-from pathlib import Path
-from tests_ledger import Ledger, enter
-
-ledger = Ledger(Path(sys.argv[1]))
-print("ready", flush=True)
-while True:
-    id_ = enter(ledger)
-    print(id_, flush=True)  # from here on a gradient would be computed
-    ledger.settle(id_, "done")
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_ledger_shows_every_round_that_began(tmp_path):
-    random_ = random.Random(7)
-    program = ROUNDS.replace("tests_ledger", Path(__file__).stem)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    began: list[str] = []
-    for kill in range(12):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(random_.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        began += process.stdout.read().split()
-        process.wait()
-        entered = [entry.id for entry in Ledger(tmp_path).entries()]
-        # all that began, in order, and at most one a kill that was entered and not begun
-        assert [id_ for id_ in entered if id_ in set(began)] == began
-        assert len(entered) - len(began) <= kill + 1
-    assert began
-    assert len(Ledger(tmp_path).history("f1")) == len(entered)
+    def test_only_the_owner_may_read_it(self, ledger, path):
+        enter(ledger, "ab")
+        assert [file.stat().st_mode & 0o077 for file in (path, path.with_suffix(".head"))] == [0, 0]
+        assert sorted(file.name for file in path.parent.iterdir()) == ["ledger.head", "ledger.sqlite"]
