@@ -1,8 +1,4 @@
-"""The training loop: what a step is, private or not.
-
-Both regression and classification, plain and with DP-SGD, run through :func:`train`. They differ in where the batches
-come from, in the loss, and in the optimizer.
-"""
+"""The training loop without privacy, which regression and classification share; for DP-SGD see ``private_step``."""
 
 from __future__ import annotations
 
@@ -102,7 +98,7 @@ def train(
     Parameters
     ----------
     batches : iterable of ndarray
-        Rows of each step; an empty batch is a step too where the stepper is private.
+        Rows of each step.
     progress : callable, optional
         Called with 1 after every step.
 

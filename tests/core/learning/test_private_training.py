@@ -1,184 +1,70 @@
-"""DP-SGD: what a step does, to the number; where its randomness comes from; and that it leaves no trace on the model."""
+"""Private training as a whole: where its randomness comes from, who is in it, what it gives back and leaves behind."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from private_steps import SGD, SILENT, Flat, flat, plan, records
+from scipy import stats
 from torch import nn
 
-from core.learning.classification import (
-    OptimizerSettings,
-    PrivateStepper,
-    bce_loss,
-    train_classifier_privately,
-)
+from core.errors import ModelNotPrivateError
+from core.learning.classification import train_classifier_privately
+from core.learning.private_step import LOSS_CLIP, Canaries
 from core.learning.training import Schedule
 from core.models.registry import create_model
-from core.privacy import Neighbouring, PrivacyPlan, PrivacyUnit, Units
-
-CPU = torch.device("cpu")
-SGD = OptimizerSettings("sgd", weight_decay=0.0, momentum=0.0)
-SILENT = 1e-9
-"""A noise multiplier that a plan allows and that does not show in float32."""
-
-
-def plan(noise: float = SILENT, clip: float = 1.0, units: int = 40, rate: float = 0.5, steps: int = 1) -> PrivacyPlan:
-    return PrivacyPlan(PrivacyUnit.PATIENT, Neighbouring.ADD_REMOVE, 8.0, 1e-5, clip, units, rate, steps, noise)
-
-
-def records(count: int, seed: int = 0, samples: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 12, samples, generator=rng), torch.randint(0, 2, (count, 5), generator=rng).float()
-
-
-class Flat(nn.Sequential):
-    """Logistic regression on the flattened record."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(inputs, 5))
-        torch.nn.init.zeros_(self[1].weight)
-        torch.nn.init.zeros_(self[1].bias)
-
-
-def step(model: nn.Module, how: PrivacyPlan, signals, truth, physical_batch: int = 64, seed: int = 0) -> np.ndarray:
-    """One step at rate 1; returns the change of all parameters, flat."""
-    before = flat(model)
-    stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 1.0), bce_loss, how, physical_batch, seed)
-    stepper.step(signals, truth, 1.0)
-    stepper.detach()
-    return flat(model) - before
-
-
-def flat(model: nn.Module) -> np.ndarray:
-    return np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
-
-
-class TestStep:
-    @pytest.mark.parametrize("physical_batch", [1, 3, 64])
-    @pytest.mark.parametrize("name", ["resnet1d", "inception1d"])
-    def test_without_noise_and_clipping_is_the_sum_of_gradients_over_the_expected_batch(self, name, physical_batch):
-        model, twin = (create_model(name, outputs=5, seed=1) for _ in range(2))
-        for module in (*model.modules(), *twin.modules()):
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # It would differ between the two.
-        signals, truth = records(7)
-        bce_loss(twin(signals), truth).sum().backward()
-        gradient = np.concatenate([p.grad.numpy().ravel() for p in twin.parameters()])
-        # 40 units at rate 0.25: an expected batch of 10, whatever was drawn (7).
-        change = step(model, plan(clip=1e3, rate=0.25), signals, truth, physical_batch)
-        np.testing.assert_allclose(change, -gradient / 10, rtol=1e-3, atol=2e-6)
-
-    def test_returns_the_sum_of_the_losses(self):
-        signals, truth = records(7)
-        model = Flat(12 * 32)
-        stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 1.0), bce_loss, plan(), 2, 0)
-        # Zero weights: each class has a loss of ln 2, and so has each record.
-        assert stepper.step(signals, truth, 1.0) == pytest.approx(7 * math.log(2))
-
-    def test_takes_its_size_from_the_learning_rate_of_the_moment(self):
-        model = Flat(12 * 32)
-        stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 123.0), bce_loss, plan(), 64, 0)
-        stepper.step(*records(3), 0.0)
-        assert not flat(model).any()
-
-    def test_does_not_remember_the_step_before(self):
-        model = Flat(12 * 32)
-        stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 1.0), bce_loss, plan(), 2, 0)
-        stepper.step(*records(7), 0.0)
-        stepper.step(*records(3, seed=1), 1.0)
-        np.testing.assert_allclose(flat(model), step(Flat(12 * 32), plan(), *records(3, seed=1)), atol=1e-6)
-
-
-class TestClipping:
-    def test_bounds_what_one_record_adds(self):
-        signals, truth = records(6)
-        for row in range(6):
-            change = step(Flat(12 * 32), plan(clip=0.05, rate=0.25), signals[row : row + 1] * 1e3, truth[row : row + 1])
-            # The expected batch is 10; the gradient was far larger than the clip, so the bound is met exactly.
-            assert np.linalg.norm(change) * 10 == pytest.approx(0.05, rel=1e-3)
-
-    def test_is_by_record_and_over_all_parameters_together(self):
-        signals, truth = records(6)
-        signals[:3] *= 1e-3  # These stay below the clip.
-        clip, total = 0.5, 0.0
-        x = signals.flatten(1).numpy()
-        for row in range(6):
-            # Zero weights give probabilities of 1/2: gradient (1/2 - y) / 5 by the outputs, times (x, 1).
-            by_output = (0.5 - truth[row].numpy()) / 5
-            gradient = np.concatenate([np.outer(by_output, x[row]).ravel(), by_output])
-            total = total + gradient * min(1, clip / np.linalg.norm(gradient))
-        for physical_batch in (1, 4, 64):
-            change = step(Flat(12 * 32), plan(clip=clip), signals, truth, physical_batch)
-            np.testing.assert_allclose(change, -total / 20, rtol=1e-4, atol=1e-7)
-
-    def test_bounds_the_whole_network(self):
-        signals, truth = records(1)
-        model = create_model("resnet1d", outputs=5, seed=1)
-        assert np.linalg.norm(step(model, plan(clip=1e-3), signals, truth)) * 20 <= 1e-3 * 1.001
-
-
-class TestNoise:
-    def test_alone_is_the_step_when_nobody_was_drawn(self):
-        model = Flat(4000)
-        # 2 * 0.5 over an expected batch of 10, on 20,005 parameters: the deviation is known to 0.5 %.
-        change = step(model, plan(noise=2.0, clip=0.5, rate=0.25), torch.zeros(0, 4000), torch.zeros(0, 5))
-        assert change.std() == pytest.approx(0.1, rel=0.025)
-        assert abs(change.mean()) < 5 * 0.1 / math.sqrt(20_005)
-        kurtosis = np.mean((change / change.std()) ** 4)
-        assert kurtosis == pytest.approx(3, abs=5 * math.sqrt(24 / 20_005))
-
-    @pytest.mark.parametrize("physical_batch", [1, 4])
-    def test_is_added_once_a_step_whatever_the_physical_batch(self, physical_batch):
-        signals, truth = torch.zeros(4, 4000), torch.full((4, 5), 0.5)
-        # Zero records with undecided labels have no gradient, so all that moves the weights is noise.
-        change = step(Flat(4000), plan(noise=2.0, clip=0.5, rate=0.25), signals, truth, physical_batch)
-        assert change.std() == pytest.approx(0.1, rel=0.025)
-
-    def test_differs_between_the_steps_and_parameters_of_one_run(self):
-        how = plan(noise=1.0)
-        model = Flat(4000)
-        stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 1.0), bce_loss, how, 64, 0)
-        steps = []
-        for _ in range(2):
-            before = flat(model)
-            stepper.step(torch.zeros(0, 4000), torch.zeros(0, 5), 1.0)
-            steps.append(flat(model) - before)
-        assert abs(np.corrcoef(steps)[0, 1]) < 5 / math.sqrt(20_005)
-        assert len(np.unique(steps[0])) > 19_000
+from core.privacy.noise import SeededNoise
+from core.privacy.sampling import Units, poisson_draws
 
 
 class Trial:
     """A private training of a small network, with what was fetched."""
 
-    def __init__(self, seed: int | None, units: int = 30, fail_at: int | None = None, **how: float) -> None:
-        signals, truth = (part.numpy() for part in records(units))
-        self.draws: list[list[int]] = []
+    def __init__(
+        self,
+        seed: int | None,
+        sizes: tuple[int, ...] = (1,) * 30,
+        model: nn.Module | None = None,
+        fail_at: int | None = None,
+        physical_batch: int = 1000,
+        canaries: Canaries | None = None,
+        rate: float = 0.3,
+        **how,
+    ) -> None:
+        signals, truth = records(sum(sizes))
+        self.fetched: list[list[int]] = []
+        self.units = Units(np.arange(sum(sizes)), np.concatenate(([0], np.cumsum(sizes))))
 
         def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            self.draws.append(rows.tolist())
-            if len(self.draws) == fail_at:
+            self.fetched.append(rows.tolist())
+            if len(self.fetched) == fail_at:
                 raise OSError("disk gone")
             return signals[rows], truth[rows]
 
-        self.model = create_model("resnet1d", outputs=5, seed=1)
-        self.before = flat(self.model)
-        self.plan = plan(**{"noise": 1.0, "units": units, "rate": 0.3, "steps": 3} | how)
-        try:
-            self.loss = train_classifier_privately(
-                self.model,
-                fetch,
-                Units(np.arange(units), np.arange(units + 1)),
-                self.plan,
-                optimizer=SGD,
-                schedule=Schedule(0.1, self.plan.steps),
-                physical_batch=4,
-                device=CPU,
-                insecure_seed=seed,
-            )
-        except OSError:
-            self.loss = None
+        self.model = create_model("resnet1d", outputs=5, seed=1) if model is None else model
+        self.before, self.progress = flat(self.model), 0
+        self.plan = plan(
+            **{"noise_multiplier": 1.0, "units": len(sizes), "steps": 3, "sampling_rate": rate, "expected_batch": 9.0}
+            | how
+        )
+        self.loss = train_classifier_privately(
+            self.model,
+            fetch,
+            self.units,
+            self.plan,
+            optimizer=SGD,
+            schedule=Schedule(0.1, self.plan.steps),
+            physical_batch=physical_batch,
+            device=torch.device("cpu"),
+            insecure_seed=seed,
+            progress=self.advance,
+            canaries=canaries,
+        )
         self.after = flat(self.model)
+
+    def advance(self, steps: int) -> None:
+        self.progress += steps
 
 
 class TestRandomness:
@@ -188,7 +74,7 @@ class TestRandomness:
             torch.manual_seed(0)
             np.random.seed(0)
             trials.append(Trial(None))
-        assert trials[0].draws != trials[1].draws
+        assert trials[0].fetched != trials[1].fetched
         assert not np.isclose(trials[0].after, trials[1].after, rtol=0, atol=1e-6).mean() > 0.1
 
     def test_of_noise_alone_does_not_follow_a_global_seed(self):
@@ -196,100 +82,152 @@ class TestRandomness:
         trials = []
         for _ in range(2):
             torch.manual_seed(0)
-            trials.append(Trial(None, rate=1.0, steps=1, units=6))
-        assert trials[0].draws == trials[1].draws
-        assert not np.allclose(trials[0].after, trials[1].after, atol=1e-4)
+            np.random.seed(0)
+            trials.append(Trial(None, (1,) * 6, rate=1.0, steps=1))
+        assert trials[0].fetched == trials[1].fetched
+        difference = (trials[0].after - trials[1].after) * 9.0 / Schedule(0.1, 1).at(0)
+        # Two independent noises of 1: a deviation of sqrt 2 in each of 138,853 parameters.
+        assert difference.std() == pytest.approx(math.sqrt(2), rel=0.02)
 
     def test_follows_the_insecure_seed_alone_where_tests_ask_for_it(self):
         torch.manual_seed(1)
         first = Trial(5)
         torch.manual_seed(2)
         again, other = Trial(5), Trial(6)
-        assert first.draws == again.draws
+        assert first.fetched == again.fetched
         np.testing.assert_array_equal(first.after, again.after)
         assert not np.array_equal(first.after, other.after)
 
-    def test_does_not_move_the_global_generator(self):
-        before = torch.get_rng_state()
+    def test_does_not_move_the_global_generators(self):
+        before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
         Trial(None)
         assert torch.equal(torch.get_rng_state(), before)
+        assert np.array_equal(np.random.get_state()[1], numpy_before)
 
 
 class TestRun:
     def test_takes_the_steps_of_the_plan_even_where_they_draw_nobody(self):
         # Three units at rate 0.1: nobody in 73 % of the steps, so among 12 there are empty ones (chance of none: 1e-7).
-        trial = Trial(0, units=3, rate=0.1, steps=12)
-        assert len(trial.draws) == 12
-        assert [] in trial.draws
-        assert trial.loss.records == sum(map(len, trial.draws))
+        trial = Trial(0, (1, 1, 1), rate=0.1, steps=12)
+        assert trial.progress == 12
+        assert len(trial.fetched) < 12
+        assert trial.loss.exact_units == sum(map(len, trial.fetched))
 
-    def test_moves_the_weights_by_noise_even_if_nobody_is_ever_drawn(self):
-        trial = Trial(0, units=1, rate=1e-9, steps=2)
-        assert trial.draws == [[], []]
-        assert trial.loss.records == 0
-        assert not np.array_equal(trial.before, trial.after)
+    def test_moves_the_weights_by_noise_at_the_schedule_s_rates_even_if_nobody_is_ever_drawn(self):
+        trial = Trial(0, (1,), model=Flat(), rate=1e-9, steps=3, clip=0.5)
+        assert trial.fetched == []
+        assert trial.loss.exact_units == 0
+        deviations = [Schedule(0.1, 3).at(step) * 0.5 / 9.0 for step in range(3)]
+        squares = ((trial.after - trial.before) ** 2).sum()
+        # Of 1,925 parameters: known to 3 %. At a constant rate it would be twice as much.
+        assert squares == pytest.approx(1925 * sum(deviation**2 for deviation in deviations), rel=0.15)
 
-    def test_fetches_one_record_of_a_drawn_patient(self):
-        signals, truth = (part.numpy() for part in records(9))
-        fetched = []
+    def test_brings_one_record_of_a_drawn_patient(self):
+        trial = Trial(None, (1, 3, 5), rate=1.0, steps=20)
+        assert all(len(rows) == 3 for rows in trial.fetched)
+        assert all(rows[0] == 0 and 1 <= rows[1] < 4 <= rows[2] < 9 for rows in trial.fetched)
+        assert len({tuple(rows) for rows in trial.fetched}) > 3
 
-        def fetch(rows):
-            fetched.append(rows.tolist())
-            return signals[rows], truth[rows]
+    def test_brings_up_to_the_plan_s_number_of_records_of_a_drawn_patient(self):
+        trial = Trial(None, (1, 3, 5), rate=1.0, steps=20, records_per_unit=3)
+        assert all(len(set(rows)) == 7 for rows in trial.fetched)
+        assert all(rows[0] == 0 and sorted(rows[1:4]) == [1, 2, 3] for rows in trial.fetched)
+        assert len({frozenset(rows[4:]) for rows in trial.fetched}) > 3
 
-        # Three patients with one, three and five records, all of them in every step.
-        train_classifier_privately(
-            create_model("resnet1d", outputs=5, seed=1),
-            fetch,
-            Units(np.arange(9), np.array([0, 1, 4, 9])),
-            plan(units=3, rate=1.0, steps=20),
-            optimizer=SGD,
-            schedule=Schedule(0.1, 20),
-            physical_batch=4,
-            device=CPU,
-        )
-        assert all(len(rows) == 3 for rows in fetched)
-        assert all(rows[0] == 0 and 1 <= rows[1] < 4 <= rows[2] < 9 for rows in fetched)
-        assert len({tuple(rows) for rows in fetched}) > 3
+    def test_is_in_training_mode_even_if_the_model_was_just_evaluated(self):
+        model = nn.Sequential(nn.Dropout(1.0), Flat()).eval()
+        trial = Trial(0, (1,) * 6, model=model, rate=1.0, steps=1, noise_multiplier=SILENT)
+        # All inputs are dropped, so only the five biases move.
+        assert np.count_nonzero(abs(trial.after - trial.before) > 1e-6) == 5
+
+    def test_does_not_depend_on_the_physical_batch(self):
+        runs = [Trial(3, (2,) * 15, physical_batch=size, records_per_unit=2).after for size in (1, 5, 64)]
+        np.testing.assert_allclose(runs[0], runs[2], atol=1e-6)
+        np.testing.assert_allclose(runs[1], runs[2], atol=1e-6)
+
+    def test_refuses_a_model_that_mixes_records_before_any_record_is_read(self):
+        model = nn.Sequential(nn.Conv1d(12, 4, 3), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(120, 5))
+        fetched: list = []
+        with pytest.raises(ModelNotPrivateError, match="layer '1' is a BatchNorm1d"):
+            train_classifier_privately(
+                model,
+                fetched.append,
+                Units(np.arange(3), np.arange(4)),
+                plan(),
+                optimizer=SGD,
+                schedule=Schedule(0.1, 1),
+                physical_batch=4,
+                device=torch.device("cpu"),
+            )
+        assert fetched == []
+
+
+class TestLoss:
+    def test_that_may_leave_is_noised_and_over_units_that_follow_from_the_plan(self):
+        how = {"steps": 40, "clip": 1e-6, "noise_multiplier": SILENT}
+        quiet, noisy = (Trial(4, model=Flat(), loss_noise=noise, **how).loss for noise in (1e-8, 0.5))
+        assert quiet.expected_units == noisy.expected_units == 9.0 * 40
+        # A clip of 1e-6 leaves the weights at 0, and so each unit's loss at ln 2.
+        assert quiet.noised_sum == pytest.approx(quiet.exact_total, rel=1e-4)
+        assert quiet.exact_total == pytest.approx(quiet.exact_units * math.log(2), rel=1e-4)
+        assert noisy.noised_sum != pytest.approx(noisy.exact_total, rel=1e-4)
+        # 40 steps of noise of 0.5 * LOSS_CLIP: 6.3 altogether.
+        assert abs(noisy.noised_sum - noisy.exact_total) < 6 * 0.5 * LOSS_CLIP * math.sqrt(40)
+
+    def test_stays_without_noise_where_the_plan_gives_it_none(self):
+        assert Trial(4).loss.noised_sum is None
+
+
+class TestCanaries:
+    STEPS, RATE, COUNT = 60, 0.3, 400
+
+    def test_in_the_cohort_score_what_the_sampler_and_the_noise_say(self):
+        included = np.arange(self.COUNT // 2)
+        made = Canaries(included, np.arange(self.COUNT), 10.0, np.zeros(self.COUNT))
+        how = {"clip": 1e-3, "noise_multiplier": 0.5, "steps": self.STEPS, "rate": self.RATE}
+        Trial(None, (1,), model=Flat(), canaries=made, **how)
+        q, out = self.RATE, made.scores[self.COUNT // 2 :]
+        among = made.scores[: self.COUNT // 2]
+        # Out of the cohort: noise of 0.5 in each step (beside one patient's gradient, spread over 1,925 coordinates).
+        assert out.var() == pytest.approx(self.STEPS * 0.25, rel=6 * math.sqrt(2 / 200))
+        assert among.mean() - out.mean() == pytest.approx(self.STEPS * q, abs=6 * math.sqrt(self.STEPS * 0.7 / 200))
+        assert among.var() == pytest.approx(self.STEPS * (0.25 + q * (1 - q)), rel=6 * math.sqrt(2 / 200))
+
+    def test_out_of_the_cohort_are_never_drawn(self):
+        made = Canaries(np.array([1]), np.arange(3), 10.0, np.zeros(3))
+        Trial(1, (1,), model=Flat(), canaries=made, rate=1.0, steps=5, noise_multiplier=SILENT, clip=1e-3)
+        # The one patient's gradient, clipped to 1, has most of its 1,925 coordinates below 0.1.
+        np.testing.assert_allclose(made.scores, [0, 5, 0], atol=1.0)
+        assert made.scores[1] > 4
+
+    def test_do_not_change_who_else_is_drawn(self):
+        made = Canaries(np.arange(50), np.arange(50), 10.0, np.zeros(50))
+        trial = Trial(None, (1,) * 200, model=Flat(), canaries=made, rate=0.4, steps=50)
+        drawn = sum(map(len, trial.fetched))
+        assert stats.binomtest(drawn, 200 * 50, 0.4).pvalue > 1e-7
+        assert trial.loss.exact_units == drawn
 
 
 class TestAfterwards:
-    @pytest.mark.parametrize("fail_at", [None, 1, 2])
-    def test_the_model_is_an_ordinary_one_again(self, fail_at):
-        trial = Trial(0, fail_at=fail_at)
-        assert (trial.loss is None) == (fail_at is not None)
-        model = trial.model
+    @pytest.mark.parametrize("fail_at", [1, 2])
+    def test_the_model_is_an_ordinary_one_even_if_training_failed(self, fail_at):
+        model = create_model("resnet1d", outputs=5, seed=1)
+        with pytest.raises(OSError, match="disk gone"):
+            Trial(0, model=model, fail_at=fail_at)
         for module in model.modules():
             assert not module._forward_hooks
             assert not module._backward_hooks
-            assert not module._forward_pre_hooks
-        assert not [n for n, p in model.named_parameters() if getattr(p, "grad_sample", None) is not None]
-        signals, truth = records(4)
-        model.zero_grad()
-        bce_loss(model(signals), truth).mean().backward()
-        assert all(p.grad is not None for p in model.parameters())
-        assert not [n for n, p in model.named_parameters() if getattr(p, "grad_sample", None) is not None]
+        assert all(set(vars(p)) == set() and p.grad is None for p in model.parameters())
 
     def test_it_can_be_trained_privately_again(self):
         model = create_model("resnet1d", outputs=5, seed=1)
-        for _ in range(2):
-            assert step(model, plan(noise=1.0), *records(3)).any()
-
-    def test_its_tensors_have_the_same_names(self):
-        assert list(Trial(0).model.state_dict()) == list(create_model("resnet1d", outputs=5).state_dict())
+        first, second = Trial(0, model=model), Trial(0, model=model)
+        np.testing.assert_array_equal(first.after, second.before)
+        assert not np.array_equal(second.before, second.after)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_takes_the_same_step_as_the_cpu():
-    signals, truth = records(7)
-    changes = []
-    for device in (CPU, torch.device("cuda")):
-        model = create_model("resnet1d", outputs=5, seed=1).to(device)
-        before = [p.detach().clone() for p in model.parameters()]
-        stepper = PrivateStepper(model, SGD.build(list(model.parameters()), 1.0), bce_loss, plan(clip=0.1), 3, 0)
-        stepper.step(signals.to(device), truth.to(device), 1.0)
-        stepper.step(signals[:0].to(device), truth[:0].to(device), 1.0)
-        stepper.detach()
-        changes.append(torch.cat([(p - b).flatten().cpu() for p, b in zip(model.parameters(), before, strict=True)]))
-    torch.testing.assert_close(*changes, rtol=1e-2, atol=1e-5)
+def test_draws_of_a_seeded_run_are_those_of_the_sampler_alone():
+    # The loop trains on what the sampler gave and nothing else, at any physical batch.
+    trial = Trial(8, rate=0.5, steps=1)
+    (draw,) = poisson_draws(trial.units, 0.5, 1, SeededNoise(8))
+    assert trial.fetched == [draw.rows.tolist()]

@@ -68,7 +68,7 @@ def train_privately(model):
         model,
         fetch,
         Units(np.arange(4), np.arange(5)),
-        PrivacyPlan(PrivacyUnit.RECORD, Neighbouring.ADD_REMOVE, 8.0, 1e-5, 1.0, 4, 1.0, 1, 1.0),
+        PrivacyPlan(PrivacyUnit.RECORD, Neighbouring.ADD_REMOVE, 8.0, 1e-5, 1.0, 4, 1.0, 1, 1.0, 4.0),
         optimizer=OptimizerSettings("sgd", 0.01, 0.9),
         schedule=Schedule(0.01, 1),
         physical_batch=3,
