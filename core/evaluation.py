@@ -2,7 +2,7 @@
 
 A site sends per-class histograms of its scores; those of several sites add up, and every measure here is a
 function of the sum, so that the pooled result is exact up to the width of a bin. Bootstrap replicates add up
-in the same way.
+in the same way. Histograms with noise: `core.noised_evaluation`.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 
-_LOGIT_LIMIT = 12.0
+LOGIT_LIMIT = 12.0
+"""Bins cover logits from minus to plus this; what lies outside goes to the edge bins."""
 
 
 def score_histograms(
@@ -47,15 +47,9 @@ def score_histograms(
     DataError
         If a score is not a number.
     """
-    scores = np.asarray(logits, dtype=np.float64)
-    undefined = np.isnan(scores).any(axis=1)
-    if undefined.any():
-        raise DataError(
-            f"the model gives no score (NaN) for {undefined.sum()} of {len(scores)} records, so it cannot be "
-            "evaluated; lower the learning rate"
-        )
+    scores = defined_scores(logits)
     rows, classes = scores.shape
-    position = (np.clip(scores, -_LOGIT_LIMIT, _LOGIT_LIMIT) + _LOGIT_LIMIT) * (bins / (2 * _LOGIT_LIMIT))
+    position = (np.clip(scores, -LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) * (bins / (2 * LOGIT_LIMIT))
     column = np.minimum(position.astype(np.int64), bins - 1)
     cells = (np.arange(classes) * 2 + np.asarray(labels, dtype=np.int64)) * bins + column
     replicates = np.ones((1, rows)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -63,6 +57,24 @@ def score_histograms(
     for histogram, weight in zip(histograms, replicates, strict=True):
         histogram[:] = np.bincount(cells.ravel(), np.repeat(weight, classes), histogram.size)
     return histograms.reshape(-1, classes, 2, bins)
+
+
+def defined_scores(logits: npt.ArrayLike) -> Floats:
+    """Return the scores, (n, C), if every one is a number.
+
+    Raises
+    ------
+    DataError
+        Says of how many records the model gives no score.
+    """
+    scores = np.asarray(logits, dtype=np.float64)
+    undefined = np.isnan(scores).any(axis=1)
+    if undefined.any():
+        raise DataError(
+            f"the model gives no score (NaN) for {undefined.sum()} of {len(scores)} records, so it cannot be "
+            "evaluated; lower the learning rate"
+        )
+    return scores
 
 
 def patient_bootstrap_weights(patients: Sequence[Any], replicates: int, seed: int) -> npt.NDArray[np.uint8]:
@@ -212,54 +224,6 @@ def macro(values: npt.ArrayLike) -> Floats:
     return mean
 
 
-def summarise(
-    histograms: npt.ArrayLike, replicates: npt.ArrayLike | None = None, classes: Sequence[str] = SUPERCLASSES
-) -> dict[str, Any]:
-    """Turn summed histograms into the section "classification" of `results.json`.
-
-    Parameters
-    ----------
-    histograms
-        (C, 2, bins) of the set itself.
-    replicates
-        (B, C, 2, k) of its bootstrap replicates, over the same bins or those that are not empty.
-    classes
-        Names of the C classes.
-
-    Returns
-    -------
-    dict
-        Intervals are the 2.5th and 97.5th percentile over the replicates in which the class is defined. What
-        is not defined is None.
-    """
-    pooled = np.asarray(histograms, dtype=np.float64)
-    areas, precisions, f1s = auroc(pooled), auprc(pooled), f1(pooled)
-    resampled = np.empty((0, len(classes))) if replicates is None else auroc(replicates)
-    counts = pooled.sum(-1)
-    return {
-        "classes": {
-            name: {
-                "auroc": _number(areas[index]),
-                "auroc_interval": _interval(areas[index], resampled[:, index]),
-                "auprc": _number(precisions[index]),
-                "f1": _number(f1s[index]),
-                "positives": round(counts[index, 1]),
-                "records": round(counts[index].sum()),
-            }
-            for index, name in enumerate(classes)
-        },
-        "macro": {
-            "auroc": _number(macro(areas)),
-            "auroc_interval": _interval(macro(areas), macro(resampled)),
-            "auprc": _number(macro(precisions)),
-            "f1": _number(macro(f1s)),
-        },
-        "records": round(counts[0].sum()),
-        "bootstrap": len(resampled),
-        "interval": "95 % patient bootstrap",
-    }
-
-
 def regression_sums(predictions: npt.ArrayLike, truth: npt.ArrayLike, medians: npt.ArrayLike) -> Floats:
     """Sum what the mean absolute errors are made of; the sums of several sites add up.
 
@@ -340,11 +304,3 @@ def _where_both(negative: Floats, positive: Floats, numerator: Floats, denominat
 
 def _number(value: float | Floats) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _interval(value: float | Floats, replicates: Floats) -> list[float] | None:
-    """Percentile interval, where the set itself has a value."""
-    defined = replicates[~np.isnan(replicates)]
-    if np.isnan(value) or not defined.size:
-        return None
-    return [float(edge) for edge in np.percentile(defined, [2.5, 97.5])]

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from core.classification_summary import summarise
 from core.config import ExperimentConfig
 from core.ecg.labels import SUPERCLASSES
-from core.evaluation import auroc, macro, pool, summarise
+from core.evaluation import auroc, macro, pool
 from core.models.registry import count_parameters
+from core.noised_evaluation import noised_auroc, rebinned, summarise_noised
 from core.tasks import Update
 from server.answers import Answers
 
 
 def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:
-    """Return the pooled measures with their intervals, or None when no site released its histograms."""
+    """Return the pooled measures with their intervals, or None when no site released its histograms.
+
+    Where some site sends histograms with noise, those in clear are added up to the same bins.
+    """
     if not updates:
         return None
-    pooled = sum(update.tensors["histograms"].astype(np.float64) for update in updates.values())
+    noised = {name: update.numbers for name, update in updates.items() if _DEVIATION in update.numbers}
+    if noised:
+        deviation = math.hypot(*(numbers[_DEVIATION] for numbers in noised.values()))
+        section = summarise_noised(sum(_coarse(update) for update in updates.values()), deviation)
+        multipliers = [numbers["noise_multiplier"] for numbers in noised.values() if "noise_multiplier" in numbers]
+        section["noise"] |= {"multiplier": min(multipliers, default=None), "sites": sorted(noised)}
+        return section
     tensors = [update.tensors for update in updates.values()]
+    pooled = sum(part["histograms"].astype(np.float64) for part in tensors)
     drawn = all("replicates" in part for part in tensors)
     replicates = pool([(part["columns"], part["replicates"]) for part in tensors]) if drawn else None
     return summarise(pooled[0], replicates)  # type: ignore[index]
@@ -37,10 +50,13 @@ def site_results(
         for key in ("train_records", "train_patients", "test_records"):
             if key in numbers:
                 row[key] = int(numbers[key])
+        for key in ("units_noised", "count_deviation"):
+            if key in numbers:
+                row[key] = numbers[key]
         if f"train_{SUPERCLASSES[0]}" in numbers:
             row["classes"] = {label: int(numbers[f"train_{label}"]) for label in SUPERCLASSES}
         if name in measured.updates:
-            areas = auroc(measured.updates[name].tensors["histograms"][0])
+            areas = _site_auroc(measured.updates[name])
             row["auroc"] = {label: _number(area) for label, area in zip(SUPERCLASSES, areas, strict=True)}
             row["macro_auroc"] = _number(macro(areas))
         row["rounds_answered"] = sum(name in line["answered"] for line in lines)
@@ -54,15 +70,29 @@ def site_results(
     return rows
 
 
-def privacy_results(enabled: bool, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what each site had spent after the last round that it answered."""
-    last: dict[str, Any] = {}
+def privacy_results(enabled: bool, lines: list[dict[str, Any]], measured: dict[str, Update]) -> dict[str, Any]:
+    """Return what each site had spent after the last round that it answered, and on the evaluation.
+
+    Parameters
+    ----------
+    enabled : bool
+    lines : list of dict
+        Of ``metrics.jsonl``; "plans" holds what each site said of its training patients.
+    measured : dict of str to Update
+        Answers to the final evaluation, of which those with noise say what it cost the test patients. A site that only
+        evaluated has no "epsilon": it trained on nobody.
+    """
+    rows: dict[str, dict[str, Any]] = {}
     for line in lines:
-        last.update(line.get("plans", {}))
-    sites = [
-        {**plan, "name": name, "steps": int(plan["steps"]), "void": bool(plan["void"])}
-        for name, plan in sorted(last.items())
-    ]
+        for name, plan in line.get("plans", {}).items():
+            rows[name] = {"epsilon_prv": None, **plan, "steps": int(plan["steps"]), "epsilon_evaluation": None}
+    for name, update in measured.items():
+        if "epsilon_evaluation" in update.numbers:
+            promise = {key: update.numbers[key] for key in ("delta",) if key in update.numbers} | update.texts
+            row = rows.setdefault(name, promise)
+            row["epsilon_evaluation"] = update.numbers["epsilon_evaluation"]
+            row["void"] = bool(row.get("void")) or bool(update.numbers["void"])
+    sites = [{**row, "name": name, "void": bool(row["void"])} for name, row in sorted(rows.items())]
     return {"enabled": enabled, "sites": sites}
 
 
@@ -74,6 +104,22 @@ def model_results(model: nn.Module, config: ExperimentConfig) -> dict[str, Any]:
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "trainable_mode": config.transfer.trainable,
     }
+
+
+_DEVIATION = "histogram_deviation"
+
+
+def _site_auroc(update: Update) -> np.ndarray:
+    histograms = update.tensors["histograms"]
+    if _DEVIATION in update.numbers:
+        return noised_auroc(histograms, update.numbers[_DEVIATION])
+    return auroc(histograms[0])
+
+
+def _coarse(update: Update) -> np.ndarray:
+    """Return a site's histograms in the bins of those with noise."""
+    histograms = update.tensors["histograms"]
+    return histograms.astype(np.float64) if _DEVIATION in update.numbers else rebinned(histograms[0])
 
 
 def _number(value: float | np.ndarray) -> float | None:

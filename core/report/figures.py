@@ -1,4 +1,4 @@
-"""Figures of the report: learning curves, AUROC by class, records by class and site.
+"""Figures of the report: learning curves, AUROC by class, calibration, records by class and site.
 
 Each is small (about 340 points wide), so that one fills a phone and two stand side by side on a desk, and is
 drawn in the theme colours of `core.report.svg`, on a transparent ground.
@@ -112,7 +112,11 @@ def class_auroc(classification: Row) -> Figure | None:
     """
     rows = [(name, result or {}) for name, result in (classification.get("classes") or {}).items()]
     rows.append(("macro", classification.get("macro") or {}))
-    known = [(name, value, _interval(row)) for name, row in rows if (value := finite(row.get("auroc"))) is not None]
+    known = [
+        (name, value, _bounds(row.get("auroc_interval")))
+        for name, row in rows
+        if (value := finite(row.get("auroc"))) is not None
+    ]
     if not known:
         return None
     figure = Figure(figsize=(_WIDTH, 0.75 + 0.32 * len(known)))
@@ -132,6 +136,45 @@ def class_auroc(classification: Row) -> Figure | None:
     axes.set_yticks(range(len(known)), [name for name, *_ in known], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("AUROC", size=_TEXT, color=INK)
+    return figure
+
+
+def reliability(curve: Iterable[Row]) -> Figure | None:
+    """Observed share of a diagnosis against its predicted probability, with intervals; None where none is known.
+
+    Parameters
+    ----------
+    curve
+        ``calibration.curve`` of the section ``classification`` of ``results.json``.
+    """
+    points = []
+    for row in curve:
+        predicted, observed = finite(row.get("predicted")), finite(row.get("observed"))
+        if predicted is not None and observed is not None:
+            points.append((predicted, observed, _bounds(row.get("interval"))))
+    if not points:
+        return None
+    figure = Figure(figsize=(_WIDTH, 3.6))
+    axes = _axes(figure, (0.125, 0.145, 0.85, 0.83))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_yticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=(0, (2, 2)))
+    for predicted, _, interval in points:
+        if interval:
+            axes.plot((predicted, predicted), interval, color=SERIES[0], linewidth=1.6, solid_capstyle="round")
+    axes.plot(
+        [point[0] for point in points],
+        [point[1] for point in points],
+        color=SERIES[0],
+        marker="o",
+        markersize=6,
+        linestyle="",
+        label="observed",
+    )
+    axes.set_xlabel("predicted probability", size=_TEXT, color=INK)
+    axes.set_ylabel("share with the diagnosis", size=_TEXT, color=INK)
     return figure
 
 
@@ -217,8 +260,8 @@ def _legend(axes: Axes) -> None:
         text.set_parse_math(False)
 
 
-def _interval(row: Row) -> tuple[float, float] | None:
-    bounds = [finite(bound) for bound in row.get("auroc_interval") or ()]
+def _bounds(interval: Any) -> tuple[float, float] | None:
+    bounds = [finite(bound) for bound in interval or ()]
     if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
         return None
     return bounds[0], bounds[1]

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from core.ecg.labels import SUPERCLASSES
-from core.report import figures, sections
+from core.report import figures, privacy_section, sections
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import finite, fixed
 from core.report.run_folder import Examples, RunRecord, read_run, section
@@ -64,8 +65,9 @@ def render_html(run: RunRecord) -> str:
         ran=sections.what_ran(run),
         pretraining=sections.pretraining(run),
         classes=sections.classes(run),
+        calibration=sections.calibration(run),
         sites=sections.sites(run),
-        privacy=sections.privacy(run),
+        privacy=privacy_section.privacy(run),
         left_out=sections.left_out(run),
         provenance=sections.provenance(run),
         figures=_figures(run),
@@ -79,16 +81,27 @@ def render_csv(run: RunRecord) -> str:
     classification = section(run.results, "classification")
     rows = dict(section(classification, "classes"))
     if macro := section(classification, "macro"):
-        rows["macro"] = {**macro, "records": classification.get("records")}
+        ece = section(classification, "calibration").get("ece")
+        rows["macro"] = {**macro, "ece": ece, "records": classification.get("records")}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["class", "auroc", "auroc_low", "auroc_high", "auprc", "f1", "positives", "records"])
+    writer.writerow(["class", *(column for name in _COLUMNS for column in _csv_columns(name))])
     for name, row in rows.items():
-        low, high = row.get("auroc_interval") or (None, None)
-        rest = [row.get(key) for key in ("auprc", "f1", "positives", "records")]
-        values = [row.get("auroc"), low, high, *rest]
+        values = [value for column in _COLUMNS for value in _csv_values(row, column)]
         writer.writerow([name, *("" if finite(value) is None else value for value in values)])
     return file.getvalue()
+
+
+_COLUMNS = ("auroc", "auprc", "f1", "ece", "positives", "records")
+
+
+def _csv_columns(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"] if name in ("auroc", "auprc") else [name]
+
+
+def _csv_values(row: Mapping[str, Any], name: str) -> list[Any]:
+    bounds = list(row.get(f"{name}_interval") or (None, None))
+    return [row.get(name), *bounds] if name in ("auroc", "auprc") else [row.get(name)]
 
 
 def _figures(run: RunRecord) -> dict[str, Markup]:
@@ -105,6 +118,10 @@ def _figures(run: RunRecord) -> dict[str, Markup]:
         "auroc": (
             figures.class_auroc(section(run.results, "classification")),
             "AUROC of each class and their mean, with intervals; the numbers are in the table",
+        ),
+        "reliability": (
+            figures.reliability(section(section(run.results, "classification"), "calibration").get("curve") or ()),
+            "Share of records with the diagnosis against the predicted probability, with intervals and the ideal line",
         ),
         "counts": (
             figures.class_counts(run.sites),

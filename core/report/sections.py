@@ -6,18 +6,13 @@ from typing import Any
 from core.ecg.labels import SUPERCLASSES
 from core.report import numbers
 from core.report.numbers import MISSING, finite
+from core.report.privacy_section import headline_privacy, privacy_clause, release_modes
 from core.report.run_folder import PHASES, TARGETS, RunRecord, section
-
-RELEASES = {
-    "evaluation": "Scores on the test records (AUROC, AUPRC, F1)",
-    "counts": "Counts of records and patients, by class",
-    "loss": "Training loss of each round",
-}
-"""Numbers about private records that a site may release in clear (``privacy.release``), in words."""
-
-_MECHANISM = ("Noise multiplier", "Sampling rate", "Steps", "Clip")
+from core.tasks import REASONS
 
 Table = dict[str, Any]
+
+_CALIBRATED = ["ECE"]
 
 
 def verdict(run: RunRecord) -> str:
@@ -39,11 +34,11 @@ def verdict(run: RunRecord) -> str:
     sites = len(run.sites)
     kind = "simulated hospital" if run.simulated else "site"
     trained = f"{sites} {kind}{'' if sites == 1 else 's'}"
-    records = numbers.count(classification.get("records"))
+    records = _records(classification)
     sentence = (
         f"Shown two ECGs, one with a diagnosis and one without it, the model picks the right one "
         f"{auroc * 100:.0f} times in 100 (on {records} held-out ECGs), after training at {trained} "
-        f"{_privacy_clause(run)}."
+        f"{privacy_clause(run)}."
     )
     return sentence if run.status == "done" else f"{where}, but it was evaluated. {sentence}"
 
@@ -56,9 +51,9 @@ def headline(run: RunRecord) -> list[dict[str, str]]:
     value, remark = numbers.score(macro.get("auroc")), _interval_words(run)
     if value == MISSING:
         value, remark = _last_auroc(run)
-    epsilon, privacy = _headline_privacy(run)
+    epsilon, privacy = headline_privacy(run)
     patients = numbers.count(data.get("patients"))
-    tested = numbers.count(classification.get("records"))
+    tested = _records(classification)
     about = [f"of {patients} patients"] if patients != MISSING else []
     about += [f"{tested} held out"] if tested != MISSING else []
     devices = {str(site["device"]) for site in run.sites if site.get("device")}
@@ -109,7 +104,8 @@ def what_ran(run: RunRecord) -> Table:
         ("Finished", _moment(run.run.get("finished"))),
         ("Status", run.status),
     ]
-    notes = [str(note) for note in run.results.get("notes") or ()]
+    failure = [f"The run failed: {run.run['error']}."] if run.run.get("error") else []
+    notes = [*failure, *(str(note) for note in run.results.get("notes") or ())]
     dropped = finite(section(run.run, "data").get("unlabelled_dropped"))
     if dropped:
         notes.append(f"{numbers.count(dropped)} records without any of the five classes were left out.")
@@ -151,31 +147,56 @@ def pretraining(run: RunRecord) -> Table:
 def classes(run: RunRecord) -> Table:
     """Scores of each class, and their mean."""
     classification = section(run.results, "classification")
-    rows = [
-        _score_row(name, section(section(classification, "classes"), name))
-        for name in section(classification, "classes")
-    ]
+    told = section(classification, "classes")
+    calibrated = any(finite(section(told, name).get("ece")) is not None for name in told)
+    rows = [_score_row(name, section(told, name), calibrated) for name in told]
     macro = section(classification, "macro")
-    total = _score_row("Macro mean", {**macro, "records": classification.get("records")}) if macro else None
+    noise = section(classification, "noise")
+    total = None
+    if macro:
+        ece = section(classification, "calibration").get("ece")
+        total = _score_row("Macro mean", {**macro, "ece": ece, "records": classification.get("records")}, calibrated)
     notes = []
-    if any(MISSING in row[1:6] for row in rows):
-        notes.append("– in a row: the test records hold no positive or no negative of that class, "
-                     "or a site may not release it.")  # fmt: skip
+    if any(MISSING in row[1:] for row in rows):
+        why = "its number cannot be told from the noise" if noise else "a site may not release it"
+        notes.append(f"– in a row: the test records hold no positive or no negative of that class, or {why}.")
     if rows:
         notes.append(_how_measured(classification))
+        notes.extend(_how_noised(noise))
     return {
-        "columns": ["Class", "AUROC", "Interval", "AUPRC", "F1", "Positives", "Records"],
+        "columns": ["Class", "AUROC", "Interval", "AUPRC", "F1", *_CALIBRATED * calibrated, "Positives", "Records"],
         "rows": rows,
         "total": total,
         "notes": notes,
     }
 
 
+def calibration(run: RunRecord) -> list[str]:
+    """Sentences on whether predicted probabilities can be taken at their word."""
+    told = section(section(run.results, "classification"), "calibration")
+    if not told.get("curve"):
+        return []
+    error = finite(told.get("ece"))
+    first = (
+        f"A predicted probability is off by {100 * error:.1f} points on average over the classes (expected calibration "
+        "error, ECE)."
+        if error is not None
+        else "The expected calibration error cannot be told from the noise."
+    )
+    return [
+        first,
+        "Each point stands for about as many records as the others, over all classes together; on the line, as many of "
+        "them have the diagnosis as the model says. Bars are 95 % intervals.",
+    ]
+
+
 def sites(run: RunRecord) -> Table:
     """One row a site; `mix` holds its share of each class, for a bar."""
+    units = {str(row.get("name")): row.get("unit") for row in run.privacy_sites}
     rows = []
     for site in run.sites:
         name = str(site.get("name", MISSING))
+        patients, records = _trained_on(site, units.get(name))
         counts = [finite(section(site, "classes").get(label)) for label in SUPERCLASSES]
         total = sum(value or 0.0 for value in counts)
         missed = [miss for miss in left_out(run) if miss[0] == name]
@@ -186,8 +207,8 @@ def sites(run: RunRecord) -> Table:
             {
                 "name": name,
                 "device": str(site.get("device") or MISSING),
-                "patients": numbers.count(site.get("train_patients")),
-                "records": numbers.count(site.get("train_records")),
+                "patients": patients,
+                "records": records,
                 "tested": numbers.count(site.get("test_records")),
                 "mix": [
                     {"name": label, "count": numbers.count(value), "share": f"{100 * value / total:.2f}"}
@@ -208,46 +229,13 @@ def sites(run: RunRecord) -> Table:
     return {"rows": rows, "notes": notes}
 
 
-def privacy(run: RunRecord) -> dict[str, Any]:
-    """What was promised to whom, site by site, and what left the sites in clear."""
-    rows = [
-        {
-            "cells": [
-                str(site.get("name", MISSING)),
-                numbers.epsilon(site.get("epsilon")),
-                numbers.delta(site.get("delta")),
-                *(str(site.get(key) or MISSING) for key in ("unit", "neighbouring", "accountant")),
-                numbers.significant(site.get("noise_multiplier")),
-                numbers.significant(site.get("sampling_rate")),
-                numbers.count(site.get("steps")),
-                numbers.significant(site.get("clip")),
-            ],
-            "void": bool(site.get("void")),
-        }
-        for site in run.privacy_sites
-    ]
-    released = run.run.get("release")
-    known = list(dict.fromkeys([*RELEASES, *map(str, released or ())]))
-    clear = [(RELEASES.get(name, name), name in (released or ())) for name in known]
-    return {
-        "enabled": run.private,
-        "columns": ["Site", "ε", "δ", "Protects", "Neighbours", "Accountant", *_MECHANISM],
-        "rows": rows,
-        "void": any(row["void"] for row in rows),
-        "unfinished": run.privacy_unfinished,
-        "released_known": released is not None,
-        "released": [words for words, is_clear in clear if is_clear],
-        "withheld": [words for words, is_clear in clear if not is_clear],
-    }  # fmt: skip
-
-
 def left_out(run: RunRecord) -> list[list[str]]:
     """Site, phase, round and reason of everything that was left out of a round."""
     found: dict[tuple[str, str, str], str] = {}
     for row in run.metrics:
         for miss in row.get("left_out") or ():
             key = (str(miss.get("site", MISSING)), str(row["phase"]), numbers.count(row["round"]))
-            found.setdefault(key, str(miss.get("reason") or "no reason given"))
+            found.setdefault(key, _reason(miss))
     for site in run.sites:
         for miss in site.get("left_out") or ():
             key = (
@@ -255,7 +243,7 @@ def left_out(run: RunRecord) -> list[list[str]]:
                 str(miss.get("phase", "")),
                 numbers.count(miss.get("round")),
             )
-            found.setdefault(key, str(miss.get("reason") or "no reason given"))
+            found.setdefault(key, _reason(miss))
     return [
         [site, PHASES.get(phase, phase.capitalize() or MISSING), round_, reason]
         for (site, phase, round_), reason in found.items()
@@ -279,6 +267,12 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
     )
     return [(label, MISSING if value in (None, "") else str(value)) for label, value in facts]
+
+
+def _reason(miss: Mapping[str, Any]) -> str:
+    """The sentence behind a reason code; other texts as they are."""
+    code = str(miss.get("reason") or "no reason given")
+    return REASONS.get(code, code)
 
 
 def _where(run: RunRecord) -> str:
@@ -313,6 +307,25 @@ def _how_measured(classification: Mapping[str, Any]) -> str:
     return f"Intervals: {name}, {numbers.count(replicates)} replicates."
 
 
+def _how_noised(noise: Mapping[str, Any]) -> list[str]:
+    deviation = finite(noise.get("deviation"))
+    if deviation is None:
+        return []
+    multiplier = finite(noise.get("multiplier"))
+    by = f" (noise multiplier {multiplier:.3g})" if multiplier is not None else ""
+    count = len(noise.get("sites") or ())
+    return [
+        f"The score histograms of {count} {'site' if count == 1 else 'sites'} carry privacy noise{by}: pooled, a standard "
+        f"deviation of {deviation:.3g} records in each of the 32 bins of a class, positives and negatives. All numbers "
+        "of records are estimates; of one patient's, at most privacy.records_per_patient count."
+    ]
+
+
+def _records(classification: Mapping[str, Any]) -> str:
+    told = numbers.count(classification.get("records"))
+    return f"about {told}" if classification.get("noise") and told != MISSING else told
+
+
 def _last_auroc(run: RunRecord) -> tuple[str, str]:
     """Macro AUROC of the last round that has one, for a run without an evaluation."""
     for row in reversed(run.rounds("finetune")):
@@ -321,41 +334,6 @@ def _last_auroc(run: RunRecord) -> tuple[str, str]:
     if not run.results:
         return MISSING, "there is no evaluation"
     return MISSING, "it could not be computed, or may not be released"
-
-
-def _headline_privacy(run: RunRecord) -> tuple[str, str]:
-    if not run.private:
-        return "not private", "no differential privacy"
-    spent = run.privacy_sites
-    if not spent:
-        return MISSING, "privacy is on, but no site has told what it spent"
-    if any(site.get("void") for site in spent):
-        return "void", "the noise came from a known seed: not private"
-    silent = [str(site.get("name")) for site in spent if numbers.epsilon(site.get("epsilon")) == MISSING]
-    if silent:
-        return MISSING, f"unknown at {', '.join(silent)}"
-    moment = "after the last finished round, " if run.privacy_unfinished else ""
-    remark = f"{_relation(spent)}, {moment}at the site that spent most"
-    return numbers.epsilon(max(site["epsilon"] for site in spent)), remark
-
-
-def _relation(spent: Iterable[Mapping[str, Any]]) -> str:
-    spent = list(spent)
-    deltas = [delta for site in spent if (delta := finite(site.get("delta"))) is not None]
-    units = "/".join(sorted({str(site.get("unit") or "unit not recorded") for site in spent}))
-    relations = "/".join(sorted({str(site.get("neighbouring") or "relation not recorded") for site in spent}))
-    return f"δ = {numbers.delta(max(deltas, default=None))}, {units}, {relations}"
-
-
-def _privacy_clause(run: RunRecord) -> str:
-    value, _ = _headline_privacy(run)
-    if value == "not private":
-        return "without differential privacy"
-    if value == "void":
-        return "with privacy noise from a known seed, which protects nobody"
-    if value == MISSING:
-        return "with noise whose privacy loss is not recorded for every site"
-    return f"with differential privacy (ε ≤ {value}, {_relation(run.privacy_sites)})"
 
 
 def _regression(run: RunRecord) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -375,21 +353,35 @@ def _target(name: str) -> tuple[str, str]:
     return TARGETS.get(name, (name, ""))
 
 
-def _score_row(name: str, result: Mapping[str, Any]) -> list[str]:
+def _score_row(name: str, result: Mapping[str, Any], calibrated: bool) -> list[str]:
     return [
         name,
         numbers.score(result.get("auroc")),
         numbers.interval(result.get("auroc_interval")),
         numbers.score(result.get("auprc")),
         numbers.score(result.get("f1")),
+        *[numbers.score(result.get("ece"))] * calibrated,
         numbers.count(result.get("positives")),
         numbers.count(result.get("records")),
     ]
 
 
+def _trained_on(site: Mapping[str, Any], unit: Any) -> tuple[str, str]:
+    """Patients and records of a site; of a noised number the deviation too."""
+    told = numbers.count(site.get("train_patients")), numbers.count(site.get("train_records"))
+    noised = numbers.count(site.get("units_noised"))
+    if "train_patients" in site or noised == MISSING:
+        return told
+    size = f"{noised} ± {numbers.count(site.get('count_deviation'))}"
+    return (MISSING, size) if unit == "record" else (size, MISSING)
+
+
 def _why_no_counts(run: RunRecord) -> str:
-    if "counts" not in (run.run.get("release") or ()):
-        return "Patients, records or class mix –: the sites do not release counts (privacy.release)."
+    mode = (release_modes(run) or {}).get("counts")
+    if mode == "noised":
+        return "Numbers or class mix –: the sites tell the size of their cohort alone, with noise of the deviation after ±."
+    if mode != "clear":
+        return "Patients, records or class mix –: the sites do not release counts (privacy.counts)."
     return "Patients, records or class mix –: the run ended before the sites told their counts."
 
 

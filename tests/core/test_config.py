@@ -78,7 +78,7 @@ class TestReading:
             ("run.device=cuda:0,cuda:1", "run", "device", "cuda:0,cuda:1"),
             (" run.seed = 7 ", "run", "seed", 7),
             ("run.folder=", "run", "folder", ""),
-            ("privacy.release=[]", "privacy", "release", ()),
+            ("privacy.evaluation=clear", "privacy", "evaluation", "clear"),
         ],
     )
     def test_an_override_is_a_toml_value_or_else_a_bare_string(self, override, section, key, value):
@@ -192,7 +192,9 @@ class TestImpossibleValues:
             "privacy.clip=0",
             "privacy.sampling_rate=0",
             "privacy.sampling_rate=1.01",
-            'privacy.release=["names"]',
+            "privacy.evaluation=names",
+            "privacy.evaluation_share=0",
+            "privacy.count_noise=0",
             "federation.sites=0",
             "federation.alpha=0",
             "federation.min_sites=0",
@@ -317,7 +319,7 @@ _experiments = _settings(
                 "enabled": st.booleans(),
                 "epsilon": _positive,
                 "delta": st.floats(0, 1, exclude_min=True, exclude_max=True),
-                "release": st.lists(st.sampled_from(["evaluation", "counts", "loss"]), unique=True),
+                "loss": st.sampled_from(["clear", "noised", "withheld"]),
             }
         ),
         "federation": _settings({"sites": st.integers(1, 20)}),
@@ -350,7 +352,7 @@ class TestRoundTrips:
         assert ExperimentConfig.from_mapping(tomllib.loads(text)) == config
 
     def test_the_resolved_file_is_an_experiment_again(self, tmp_path):
-        config = with_overrides(DEFAULT, ["finetune.rounds=3", "data.path=ünï\\code", "privacy.release=[]"])
+        config = with_overrides(DEFAULT, ["finetune.rounds=3", "data.path=ünï\\code", "privacy.loss=clear"])
         assert load_config(write(tmp_path, config.to_toml())) == config
 
     def test_lists_travel_as_json(self):

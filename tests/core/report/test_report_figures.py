@@ -73,6 +73,21 @@ def test_class_whiskers_end_at_the_interval() -> None:
     assert figures.class_auroc({"classes": {"NORM": {"auroc": None}}}) is None
 
 
+def test_reliability_puts_observed_shares_over_predicted_ones_with_their_intervals() -> None:
+    curve = [
+        {"predicted": 0.1, "observed": 0.2, "interval": [0.15, 0.25], "records": 30},
+        {"predicted": 0.8, "observed": 0.7, "interval": None, "records": 30},
+        {"predicted": None, "observed": 0.5, "interval": [0.1, 0.2], "records": 30},
+    ]
+    figure = figures.reliability(curve)
+    assert figure is not None
+    assert line(figure, "observed") == ([0.1, 0.8], [0.2, 0.7])
+    drawn = [(list(part.get_xdata()), list(part.get_ydata())) for part in figure.axes[0].lines[:-1]]
+    assert drawn == [([0, 1], [0, 1]), ([0.1, 0.1], [0.15, 0.25])]
+    assert figures.reliability(curve[2:]) is None
+    assert figures.reliability([]) is None
+
+
 def test_counts_of_a_silent_site_are_dashes() -> None:
     told = dict(zip(SUPERCLASSES, (12, 0, 3, 4, 5), strict=True))
     figure = figures.class_counts([{"name": "A $1$", "classes": told}, {"name": "B"}])

@@ -52,7 +52,7 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
     """What a finished run of four sites leaves in its folder, as plain data."""
     config = ExperimentConfig.from_mapping(
         {
-            "privacy": {"enabled": private, "release": ["evaluation", "counts", "loss"]},
+            "privacy": {"enabled": private, "evaluation": "clear", "counts": "clear", "loss": "clear"},
             "run": {"name": "demo"},
         }
     )
@@ -78,7 +78,7 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
             }
         )
     for round_ in range(1, 9):
-        missing = [{"site": SITES[3], "reason": "CUDA out of memory"}] if round_ in (3, 4) else []
+        missing = [{"site": SITES[3], "reason": "out-of-memory"}] if round_ in (3, 4) else []
         metrics.append(
             {
                 "phase": "finetune",
@@ -110,16 +110,32 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
                     "auroc": value,
                     "auroc_interval": [value - 0.03, value + 0.025],
                     "auprc": value - 0.15,
+                    "auprc_interval": [value - 0.2, value - 0.1],
                     "f1": value - 0.2,
+                    "ece": 0.02 + 0.01 * index,
                     "positives": 60 + 10 * index,
                     "records": 338,
                 }
                 for index, (name, value) in enumerate(auroc.items())
             },
-            "macro": {"auroc": 0.8914, "auroc_interval": [0.8702, 0.9098], "auprc": 0.7413, "f1": 0.6907},
+            "macro": {
+                "auroc": 0.8914,
+                "auroc_interval": [0.8702, 0.9098],
+                "auprc": 0.7413,
+                "auprc_interval": [0.6951, 0.7894],
+                "f1": 0.6907,
+            },
+            "calibration": {
+                "ece": 0.0412,
+                "curve": [
+                    {"predicted": p, "observed": p**1.3, "interval": [p**1.3 * 0.8, p**1.3 * 0.8 + 0.2], "records": 169}
+                    for p in (0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.3, 0.5, 0.75, 0.95)
+                ],
+            },
             "records": 338,
             "bootstrap": 200,
             "interval": "95 % patient bootstrap",
+            "noise": None,
         },
         "sites": [
             {
@@ -133,7 +149,7 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
                 "auroc": {},
                 "rounds_answered": 10 if index == 3 else 12,
                 "left_out": [
-                    {"phase": "finetune", "round": round_, "reason": "CUDA out of memory"}
+                    {"phase": "finetune", "round": round_, "reason": "out-of-memory"}
                     for round_ in ((3, 4) if index == 3 else ())
                 ],
             }
@@ -184,9 +200,31 @@ def contents(*, private: bool = True, simulated: bool = True) -> dict[str, Any]:
             "unlabelled_dropped": 12,
         },
         "devices": dict(zip(SITES, DEVICES, strict=True)),
-        "release": ["evaluation", "counts", "loss"],
+        "release": {"evaluation": "clear", "counts": "clear", "loss": "clear"},
     }
     return {"run": run, "config": config.to_toml(), "metrics": metrics, "results": results}
+
+
+def noised_contents() -> dict[str, Any]:
+    """The same run with scores, counts and loss noised under each site's ledger."""
+    held = contents()
+    held["run"]["release"] = {"evaluation": "noised", "counts": "noised", "loss": "withheld"}
+    classification = held["results"]["classification"]
+    classification |= {
+        "interval": "95 % interval, sampling and privacy noise",
+        "bootstrap": 1000,
+        "noise": {"multiplier": 1.234, "deviation": 5.512, "sites": list(SITES)},
+    }
+    classification["classes"]["HYP"] |= dict.fromkeys(
+        ("auroc", "auroc_interval", "auprc", "auprc_interval", "f1", "ece")
+    )
+    for index, site in enumerate(held["results"]["sites"]):
+        for key in ("train_records", "train_patients", "test_records", "classes"):
+            del site[key]
+        site |= {"units_noised": 371.4 - 30 * index, "count_deviation": 10.0}
+    for index, row in enumerate(held["results"]["privacy"]["sites"]):
+        row |= {"epsilon_campaign": 5.0, "epsilon_prv": 6.943, "epsilon_evaluation": 3.981 + 0.001 * index}
+    return held
 
 
 def write_run(folder: Path, held: dict[str, Any], *, examples: int = 4, units: str = "mV") -> Path:
@@ -350,7 +388,7 @@ def test_nothing_but_the_two_results_is_added_to_the_folder(tmp_path: Path) -> N
 
 def test_every_figure_has_a_label_for_screen_readers(tmp_path: Path) -> None:
     pictures = [attributes for tag, attributes in Page(report(tmp_path, contents())).tags if tag == "svg"]
-    assert len(pictures) == 4 + 4  # charts and examples
+    assert len(pictures) == 5 + 4  # charts and examples
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
 
 
@@ -359,7 +397,7 @@ def test_charts_take_their_colours_from_the_page_and_ecgs_keep_their_paper(tmp_p
     pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     charts = [picture for picture in pictures if "on paper" not in picture[:400]]
     sheets = [picture for picture in pictures if "on paper" in picture[:400]]
-    assert len(charts) == len(sheets) == 4
+    assert (len(charts), len(sheets)) == (5, 4)
     for chart in charts:
         assert "currentColor" in chart
         assert not re.search(r"(fill|stroke): #", chart)
@@ -375,14 +413,66 @@ def test_pretraining_errors_stand_beside_the_median_baseline(tmp_path: Path) -> 
 
 def test_the_class_table_gives_every_score_and_their_mean(tmp_path: Path) -> None:
     text = Page(report(tmp_path, contents())).text("classes")
-    assert "NORM 0.931 0.901–0.956 0.781 0.731 60 338" in text
-    assert "Macro mean 0.891 0.870–0.910 0.741 0.691 – 338" in text
+    assert "NORM 0.931 0.901–0.956 0.781 0.731 0.020 60 338" in text
+    assert "Macro mean 0.891 0.870–0.910 0.741 0.691 0.041 – 338" in text
     assert "95 % patient bootstrap, 200 replicates" in text
+    assert "noise" not in text
+
+
+def test_calibration_is_drawn_and_said_in_words(tmp_path: Path) -> None:
+    html = report(tmp_path, contents())
+    assert "A predicted probability is off by 4.1 points on average" in Page(html).text("classes")
+    assert 'aria-label="Share of records with the diagnosis against the predicted probability' in html
+
+
+def test_a_run_of_an_earlier_release_has_no_calibration(tmp_path: Path) -> None:
+    held = contents()
+    classification = held["results"]["classification"]
+    del classification["calibration"], classification["noise"]
+    for row in [*classification["classes"].values(), classification["macro"]]:
+        for key in ("ece", "auprc_interval"):
+            row.pop(key, None)
+    text = Page(report(tmp_path, held)).text("classes")
+    assert "NORM 0.931 0.901–0.956 0.781 0.731 60 338" in text
+    assert "alibration" not in text
+    assert "taken at their word" not in text
+    assert "–" not in text.replace("0.901–0.956", "").split("MI")[0]
+
+
+def test_noised_scores_say_so_and_how_much(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, noised_contents()))
+    text = page.text("classes")
+    assert "Intervals: 95 % interval, sampling and privacy noise, 1 000 replicates." in text
+    assert "The score histograms of 4 sites carry privacy noise (noise multiplier 1.23): pooled, a standard" in text
+    assert "deviation of 5.51 records in each of the 32 bins" in text
+    assert "HYP – – – – – 100 338" in text
+    assert "its number cannot be told from the noise" in text
+    assert "(on about 338 held-out ECGs)" in page.text("header")
+    assert "about 338 held out" in page.text("headline")
+
+
+def test_an_error_that_noise_hides_is_not_put_in_words(tmp_path: Path) -> None:
+    held = noised_contents()
+    held["results"]["classification"]["calibration"]["ece"] = None
+    text = Page(report(tmp_path, held)).text("classes")
+    assert "The expected calibration error cannot be told from the noise." in text
+
+
+def test_a_noised_number_of_patients_carries_its_deviation(tmp_path: Path) -> None:
+    held = noised_contents()
+    text = Page(report(tmp_path / "a", held)).text("sites")
+    assert "St. Anna cuda:0 371 ± 10 – – – 0.880 12 never" in text
+    assert "the sites tell the size of their cohort alone, with noise of the deviation after ±" in text
+    held["results"]["privacy"]["sites"][0]["unit"] = "record"
+    text = Page(report(tmp_path / "b", held)).text("sites")
+    assert "St. Anna cuda:0 – 371 ± 10 – – 0.880 12 never" in text
 
 
 def test_the_privacy_section_states_what_the_promise_consists_of(tmp_path: Path) -> None:
     text = Page(report(tmp_path, contents())).text("privacy")
     assert "St. Anna 7.43 1e-5 patient add-remove rdp 0.813 0.1 160 1 yes" in text
+    assert "PRV" not in text
+    assert "test patients" not in text
     assert "Void" not in text
     assert "No differential privacy" not in text
     assert "These numbers carry no noise" in text
@@ -395,14 +485,54 @@ def test_a_run_without_noise_says_so_plainly(tmp_path: Path) -> None:
     assert "ε ≤" not in page.text("header")
 
 
-def test_what_is_not_released_is_listed_apart(tmp_path: Path) -> None:
+def test_epsilons_of_test_patients_this_run_and_prv_stand_beside_it_where_known(tmp_path: Path) -> None:
+    held = noised_contents()
+    held["results"]["privacy"]["sites"][1]["epsilon_prv"] = None
+    text = Page(report(tmp_path, held)).text("privacy")
+    assert "Site ε ε by PRV ε of this run ε of test patients δ Protects" in text
+    assert "St. Anna 7.43 6.95 5.00 3.99 1e-5 patient add-remove rdp 0.813" in text
+    assert "Northern General 7.54 – 5.00 3.99 1e-5" in text
+    assert "They are not those it was trained on" in text
+    assert "ε by PRV: a tighter figure" in text
+
+
+def test_a_site_that_only_evaluated_does_not_hide_what_the_others_spent(tmp_path: Path) -> None:
+    held = noised_contents()
+    last = held["results"]["privacy"]["sites"][3]
+    for key in ("epsilon", "noise_multiplier", "steps"):
+        del last[key]
+    page = Page(report(tmp_path, held))
+    # 7.421 + 2 * 0.11 = 7.641 at the third site
+    assert "Privacy loss ε 7.65" in page.text("headline")
+    assert "Università di Ω – 6.95 5.00 3.99 1e-5" in page.text("privacy")
+
+
+def parts(text: str) -> list[str]:
+    """What leaves in clear, with noise, and not at all."""
+    told = text.split("Leaves the sites in clear")[1]
+    clear, told = told.split("Leaves with noise")
+    return [clear, *told.split("Does not leave")]
+
+
+def test_what_leaves_in_clear_with_noise_and_not_at_all_is_listed_apart(tmp_path: Path) -> None:
+    clear, noised, kept = parts(Page(report(tmp_path, noised_contents())).text("privacy"))
+    assert clear.split() == ["Nothing"]
+    assert "Scores on the test records" in noised
+    assert "Size of each training cohort" in noised
+    assert "Model updates: clipped and noised" in noised
+    assert "Training loss" in kept
+    assert "Records" in kept
+
+
+def test_a_run_of_an_earlier_release_lists_what_leaves_in_clear(tmp_path: Path) -> None:
     held = contents()
     held["run"]["release"] = ["evaluation"]
-    text = Page(report(tmp_path, held)).text("privacy")
-    clear, withheld = text.split("Not released in clear")
-    assert "Scores on the test records" in clear.split("Released in clear")[1]
-    assert "Training loss" in withheld
-    assert "Counts of records" in withheld
+    clear, noised, kept = parts(Page(report(tmp_path, held)).text("privacy"))
+    assert "Scores on the test records" in clear
+    assert "Training loss" in kept
+    assert "Counts of records" in kept
+    assert "Model updates" in noised
+    assert "These numbers carry no noise" in clear
 
 
 def test_a_void_ledger_entry_is_never_shown_as_privacy(tmp_path: Path) -> None:
@@ -437,8 +567,9 @@ def test_an_interrupted_run_reports_its_rounds_and_says_how_far_it_came(tmp_path
     assert "A round that was cut off counts as spent too" in page.text("privacy")
     assert "From the last finished round" in page.text("pretraining")
     assert "the run ended before it" in page.text("classes")
-    assert "CUDA out of memory" in page.text("left-out")
-    assert (tmp_path / "results.csv").read_text() == "class,auroc,auroc_low,auroc_high,auprc,f1,positives,records\n"
+    assert "Università di Ω Fine-tuning 3 the site ran out of memory" in page.text("left-out")
+    header = "class,auroc,auroc_low,auroc_high,auprc,auprc_low,auprc_high,f1,ece,positives,records\n"
+    assert (tmp_path / "results.csv").read_text() == header
 
 
 def test_a_run_that_failed_before_its_first_round_still_renders(tmp_path: Path) -> None:
@@ -469,7 +600,7 @@ def test_damaged_results_and_examples_are_told_and_the_rest_is_shown(tmp_path: P
 
 def test_missing_numbers_print_as_an_en_dash_with_the_reason(tmp_path: Path) -> None:
     held = contents()
-    held["run"]["release"] = ["evaluation"]
+    held["run"]["release"]["counts"] = "withheld"
     held["results"]["classification"]["classes"]["HYP"] = {"auroc": None, "auroc_interval": None}
     for site in held["results"]["sites"]:
         for key in ("train_records", "train_patients", "classes"):
@@ -478,7 +609,7 @@ def test_missing_numbers_print_as_an_en_dash_with_the_reason(tmp_path: Path) -> 
         row["loss"] = None
     html = report(tmp_path, held)
     page = Page(html)
-    assert "HYP – – – – – –" in page.text("classes")
+    assert "HYP – – – – – – –" in page.text("classes")
     assert "no positive or no negative" in page.text("classes")
     assert "St. Anna cuda:0 – – 80 – 0.880 12 never" in page.text("sites")
     assert "the sites do not release counts" in page.text("sites")
@@ -521,7 +652,20 @@ def test_the_csv_holds_the_unrounded_scores_of_each_class(tmp_path: Path) -> Non
     assert [row["class"] for row in rows] == [*SUPERCLASSES, "macro"]
     assert rows[0]["auroc"] == "0.9312"
     assert (rows[1]["auroc_low"], rows[1]["auroc_high"]) == ("", "")
-    assert rows[-1]["auroc_high"] == "0.9098"
+    assert (rows[-1]["auroc_high"], rows[-1]["auprc_low"], rows[-1]["ece"]) == ("0.9098", "0.6951", "0.0412")
+    assert (rows[0]["auprc_low"], rows[0]["ece"]) == (str(0.9312 - 0.2), "0.02")
+
+
+def test_refusals_are_told_by_their_sentence(tmp_path: Path) -> None:
+    held = contents()
+    held["metrics"][4]["left_out"] = [
+        {"site": SITES[0], "reason": "budget-exhausted"},
+        {"site": SITES[1], "reason": "?!"},
+    ]
+    page = Page(report(tmp_path, held))
+    assert "St. Anna Fine-tuning 1 the task would have exceeded the site's privacy budget" in page.text("left-out")
+    assert "Northern General Fine-tuning 1 ?!" in page.text("left-out")
+    assert "1×: the task would have exceeded the site's privacy budget" in page.text("sites")
 
 
 def test_a_folder_that_is_no_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -559,7 +703,7 @@ def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(tmp
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine: install Debian's package chromium")
-    report(tmp_path, contents())
+    report(tmp_path, noised_contents())
     # Chromium's window has a least width, so the page is measured inside a frame of the wanted one.
     (tmp_path / "frame.html").write_text(_FRAME.replace("WIDTH", str(width)))
     with _Server(tmp_path) as server:
@@ -591,7 +735,7 @@ def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(tmp
     seen = json.loads(measured[1])
     assert seen["viewport"] == width
     assert seen["scroll"] <= width
-    assert seen["figures"] == 8
+    assert seen["figures"] == 4 + 4  # charts and examples; no class mix without counts
     assert seen["hidden"] == 0
 
 
