@@ -80,7 +80,7 @@ def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) 
     """Open the simulated hospital behind a node; one process may stand for several nodes in turn."""
     from clients.device import choose_device
     from clients.hospital import open_federation
-    from clients.policy import simulated_policy
+    from clients.policy import FILE, load_policy, simulated_policy
     from clients.site import Site
     from core.config import ExperimentConfig
     from core.learning.training import use_threads
@@ -89,15 +89,19 @@ def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) 
     use_threads(config.run.threads)
     federation = open_federation(config)
     hospital = federation.hospitals[number]
+    run = Path(config.run.folder or Path(config.run.out) / f"flower-{run_id}")
+    state = Path(config.run.state or run / "sites") / hospital.name
+    own = (state / FILE).is_file()
     return Site(
         hospital.name,
         config,
         federation.dataset.select(hospital.train),
         federation.dataset.select(hospital.test),
-        Path(config.run.folder or Path(config.run.out) / f"flower-{run_id}") / "sites" / hospital.name,
+        state,
         choose_device(config.run.device, number),
-        simulated_policy(config.privacy),
-        stopping.is_set,
+        load_policy(state / FILE) if own else simulated_policy(config.privacy),
+        owns_ledger=own,
+        stopping=stopping.is_set,
     )
 
 

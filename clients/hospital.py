@@ -11,13 +11,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from clients.site import private_steps
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset, check_reachable
 from core.ecg.labels import single_label
 from core.ecg.partition import Hospital, partition_patients
 from core.errors import ConfigError, DataError
-from core.privacy.plan import BudgetExhaustedError, calibrate
+from core.privacy.plan import Bound, BudgetExhaustedError, calibrate, large_delta, steps_per_round
 from core.synthetic.hospitals import simulated_hospitals
 
 
@@ -33,12 +32,15 @@ class Federation:
         Records left out because they carry none of the five classes.
     several_labels : int
         Records left out because ``data.labels`` is ``single`` and they carry more than one class.
+    warnings : tuple of str
+        What is possible and yet deserves a word.
     """
 
     dataset: EcgDataset
     hospitals: list[Hospital]
     unlabelled: int
     several_labels: int
+    warnings: tuple[str, ...] = ()
 
 
 def open_federation(config: ExperimentConfig) -> Federation:
@@ -86,9 +88,8 @@ def _open(config: ExperimentConfig) -> Federation:
         min_records=0 if config.privacy.enabled else config.finetune.batch_size,
     )
     _check_names(hospitals)
-    if config.privacy.enabled:
-        _check_privacy(config, dataset, hospitals)
-    return Federation(dataset, hospitals, unlabelled, several)
+    warnings = _check_privacy(config, dataset, hospitals) if config.privacy.enabled else ()
+    return Federation(dataset, hospitals, unlabelled, several, warnings)
 
 
 def _dataset(config: ExperimentConfig) -> EcgDataset:
@@ -119,22 +120,18 @@ def _check_names(hospitals: list[Hospital]) -> None:
             )
 
 
-def _check_privacy(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> None:
-    """Refuse before pretraining what every site would refuse after it."""
+def _check_privacy(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> tuple[str, ...]:
+    """Refuse before pretraining what every site would refuse after it; return what deserves a warning."""
     settings = config.privacy
     column = dataset.records["patient" if settings.unit == "patient" else "record"].to_numpy()
-    cohorts = {hospital.name: len(np.unique(column[hospital.train])) for hospital in hospitals}
-    largest = max(cohorts, key=lambda name: cohorts[name])
-    if settings.delta >= 1 / cohorts[largest]:
-        raise ConfigError(
-            f"privacy.delta = {settings.delta:g} is not below 1/n for {largest}, which has {cohorts[largest]} "
-            f"{settings.unit}s; choose one below {1 / cohorts[largest]:.3g}"
-        )
-    steps = private_steps(config) * config.finetune.rounds
+    largest = max(len(np.unique(column[hospital.train])) for hospital in hospitals)
+    steps = steps_per_round(settings.sampling_rate, config.finetune.local_epochs) * config.finetune.rounds
     try:
-        calibrate([], epsilon=settings.epsilon, delta=settings.delta, sampling_rate=settings.sampling_rate, steps=steps)
+        calibrate([Bound(settings.epsilon, settings.delta, ())], sampling_rate=settings.sampling_rate, steps=steps)
     except BudgetExhaustedError:
         raise ConfigError(
             f"privacy.epsilon = {settings.epsilon:g} at privacy.delta = {settings.delta:g} is too little for {steps} "
             "steps, whatever the noise; raise privacy.epsilon or privacy.delta, or lower finetune.rounds"
         ) from None
+    warning = large_delta(settings.delta, largest)
+    return (warning,) if warning else ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,35 +17,26 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from clients.policy import Policy
+from clients.policy import Policy, terms
+from clients.private_work import PrivateWork
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, DataError, FederationError, PrivacyError
 from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms, without_empty_bins
-from core.learning.classification import (
-    OptimizerSettings,
-    classification_fetch,
-    train_classifier,
-    train_classifier_privately,
-)
+from core.learning.classification import OptimizerSettings, classification_fetch, train_classifier
+from core.learning.private_step import Canaries
 from core.learning.regression import predict_targets, regression_fetch, target_columns, train_regression
 from core.learning.training import Fetch, LossSum, Schedule, predict, steps_per_epoch
 from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors, load_tensors
-from core.privacy.accountant import epsilon
-from core.privacy.ledger import Ledger
-from core.privacy.plan import BudgetExhaustedError, Neighbouring, PrivacyPlan, PrivacyUnit, calibrate
-from core.privacy.sampling import units_of
+from core.privacy.release import require_listed
 from core.synthetic.recipe import Recipe, SyntheticRecords, generate, recipe_of, shard_bounds, target_scale
 from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 
 BINS = 8192
 """Of a score histogram: fine enough for a model whose scores still lie close together."""
-
-# Opacus hooks the first layer, whose input, the ECG, needs no gradient.
-warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 class Site:
@@ -62,9 +52,13 @@ class Site:
         Folder for what outlives a message: ledger, frozen tensors, log.
     device : torch.device
     policy : Policy
-        What may leave the site in clear.
+        What may be asked, spent and released.
+    owns_ledger : bool
+        Whether the hospital made the ledger: then a missing one is an error, never a reason to begin anew.
     stopping : callable, optional
         Asked after every step; where it says True the task ends as failed.
+    canaries : Canaries, optional
+        For an audit: made-up units that train along.
     """
 
     def __init__(
@@ -76,12 +70,16 @@ class Site:
         state: Path,
         device: torch.device,
         policy: Policy,
+        *,
+        owns_ledger: bool = False,
         stopping: Callable[[], bool] = lambda: False,
+        canaries: Canaries | None = None,
     ) -> None:
         self.name, self.config, self.train, self.test = name, config, train, test
         self.state, self.device, self.policy = state, device, policy
+        self.terms = terms(policy, config.privacy)
+        self.private = PrivateWork(config, self.terms, policy, train, test, state, owns_ledger, canaries)
         self._stopping = stopping
-        self.ledger = Ledger(state)
         # Each site its own logger: two that fail at once must not write into each other's file.
         self._log = logging.getLogger(f"cardiofed.site.{state}")
         self._log.propagate = False
@@ -104,7 +102,14 @@ class Site:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         try:
-            return self._work[task.kind](task)
+            if not self.policy.allows(task.kind):
+                raise TaskRefusedError(Reason.NOT_ALLOWED)
+            update = self._work[task.kind](task)
+            require_listed(
+                task.kind, update.numbers, update.texts, update.tensors, update.weight, self._allowed_in_clear,
+                phase=task.phase,
+            )  # fmt: skip
+            return update
         except Exception as error:
             reason = _reason_of(error)
             self._note(task, reason)
@@ -130,7 +135,10 @@ class Site:
         info = self.train.info
         low, high = info.band or (0.0, 0.0)
         numbers = {"rate": float(info.rate), "samples": float(info.samples), "band_low": low, "band_high": high}
-        if self.policy.allows("counts"):
+        # Without a campaign it is only asked who it is: nothing about records, nothing spent.
+        if not task.campaign:
+            return Update(numbers=numbers, texts=texts)
+        if self.terms.counts == "clear":
             numbers |= {
                 "train_records": float(len(self.train)),
                 "train_patients": float(self.train.records["patient"].nunique()),
@@ -138,10 +146,17 @@ class Site:
             }
             counts = self.train.labels.sum(axis=0)
             numbers |= {f"train_{name}": float(n) for name, n in zip(SUPERCLASSES, counts, strict=True)}
+        if self.config.privacy.enabled:
+            self.private.refuse_what_must_fail_later(task)
+            if self.terms.counts == "noised":
+                size, deviation = self.private.size(task, self._insecure_seed(task))
+                numbers |= {"units_noised": size, "count_deviation": deviation}
         return Update(numbers=numbers, texts=texts)
 
     def _pretrain(self, task: Task) -> Update:
         settings, recipe = self.config.pretrain, self._recipe()
+        if self.policy.tasks.recipes and recipe.hash not in self.policy.tasks.recipes:
+            raise TaskRefusedError(Reason.RECIPE_NOT_ALLOWED, f"recipe {recipe.hash}")
         records = shard(recipe, task.shard, task.shards)
         targets = self._targets(task)
         model = self._model(len(targets))
@@ -173,6 +188,8 @@ class Site:
         model = self._classifier(task)
         if self.config.privacy.enabled:
             return self._finetune_privately(task, model)
+        if self.policy.tasks.private_only:
+            raise TaskRefusedError(Reason.NOT_PRIVATE)
         settings, count = self.config.finetune, len(self.train)
         steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
         loss = train_classifier(
@@ -187,75 +204,21 @@ class Site:
             device=self.device,
             progress=self._go_on,
         )
-        return self._trained(model, loss)
+        weight = float(count) if self.terms.counts == "clear" else 1.0
+        return Update(_trained(model), _loss_numbers(loss) if self.terms.loss == "clear" else {}, weight=weight)
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
-        settings = self.config.privacy
-        plan, fetch = self._plan(task), self._fetch(self.train)
-        entry = self.ledger.open_entry(
-            plan,
-            campaign=task.campaign,
-            round_number=task.round_number,
-            task=task.kind,
-            fingerprint=self.fingerprint,
-            void=settings.insecure_deterministic,
+        numbers, texts, weight = self.private.finetune(
+            task,
+            model,
+            self._fetch(self.train),
+            optimizer=self._optimizer(),
+            schedule=lambda steps: self._schedule(steps, task),
+            device=self.device,
+            seed=self._insecure_seed(task),
+            progress=self._go_on,
         )
-        try:
-            loss = train_classifier_privately(
-                model,
-                fetch,
-                units_of(self.train.records, plan.unit),
-                plan,
-                optimizer=self._optimizer(),
-                schedule=self._schedule(plan.steps, task),
-                physical_batch=settings.physical_batch,
-                device=self.device,
-                insecure_seed=self._seed(task) if settings.insecure_deterministic else None,
-                progress=self._go_on,
-            )
-        except BaseException:
-            self.ledger.settle(entry, "crashed")
-            raise
-        self.ledger.settle(entry, "done")
-        update = self._trained(model, loss)
-        history = self.ledger.history(self.fingerprint)
-        # All of these follow from the plan alone, which was fixed before any record was read.
-        update.numbers.update(
-            epsilon=epsilon(history, plan.delta),
-            delta=plan.delta,
-            noise_multiplier=plan.noise_multiplier,
-            sampling_rate=plan.sampling_rate,
-            steps=float(sum(mechanism.steps for mechanism in history)),
-            clip=plan.clip,
-            void=float(any(entry.void for entry in self.ledger.entries())),
-        )
-        update.texts.update(unit=plan.unit, neighbouring=plan.neighbouring, accountant=plan.accountant)
-        return update
-
-    def _plan(self, task: Task) -> PrivacyPlan:
-        """Return the plan of this round: the least noise with which all remaining rounds stay within the budget."""
-        settings = self.config.privacy
-        unit = PrivacyUnit(settings.unit)
-        steps = private_steps(self.config)
-        noise = calibrate(
-            self.ledger.history(self.fingerprint),
-            epsilon=settings.epsilon,
-            delta=settings.delta,
-            sampling_rate=settings.sampling_rate,
-            steps=steps * (task.rounds - task.round_number + 1),
-            running=self.ledger.history(self.fingerprint, task.campaign),
-        )
-        return PrivacyPlan(
-            unit=unit,
-            neighbouring=Neighbouring.ADD_REMOVE,
-            epsilon=settings.epsilon,
-            delta=settings.delta,
-            clip=settings.clip,
-            units=len(units_of(self.train.records, unit)),
-            sampling_rate=settings.sampling_rate,
-            steps=steps,
-            noise_multiplier=noise,
-        )
+        return Update(_trained(model), numbers, texts, weight)
 
     def _evaluate(self, task: Task) -> Update:
         return self._evaluate_regression(task) if task.phase == "pretrain" else self._evaluate_classes(task)
@@ -276,27 +239,31 @@ class Site:
         return Update({"sums": regression_sums(predicted, records.targets[:, columns], scale.median[columns])})
 
     def _evaluate_classes(self, task: Task) -> Update:
-        if not self.policy.allows("evaluation"):
+        mode = self.terms.evaluation
+        # A noised evaluation after every round would spend every round.
+        if mode == "withheld" or (mode == "noised" and task.round_number):
             raise TaskRefusedError(Reason.NOT_RELEASED)
-        labels = self.test.labels
+        if mode == "noised":
+            if not self.config.privacy.enabled:
+                raise TaskRefusedError(Reason.NOT_RELEASED, "a noised evaluation needs privacy.enabled")
+            released, numbers, texts = self.private.evaluate(
+                task, lambda: self._logits(task), self._insecure_seed(task)
+            )
+            return Update({"histograms": released}, numbers, texts)
         if not len(self.test):
-            empty = np.zeros((0, len(SUPERCLASSES)))
-            return Update(_histograms(empty, empty, np.zeros((task.replicates, 0))))
-        model = self._classifier(task)
-        logits = predict(model, len(self.test), self._fetch(self.test), self.device)
-        _require_finite(logits)
+            return Update(_histograms(self._logits(task), self.test.labels, np.zeros((task.replicates, 0))))
+        logits = self._logits(task)
         weights = patient_bootstrap_weights(
             self.test.records["patient"].tolist(), task.replicates, self.config.run.seed
         )
-        return Update(_histograms(logits, labels, weights[1:]))
+        return Update(_histograms(logits, self.test.labels, weights[1:]))
 
-    def _trained(self, model: nn.Module, loss: LossSum) -> Update:
-        tensors = trainable_tensors(model)
-        for values in tensors.values():
-            _require_finite(values)
-        weight = float(len(self.train)) if self.policy.allows("counts") else 1.0
-        numbers = _loss_numbers(loss) if self.policy.allows("loss") else {}
-        return Update(tensors, numbers, weight=weight)
+    def _logits(self, task: Task) -> np.ndarray:
+        if not len(self.test):
+            return np.zeros((0, len(SUPERCLASSES)), dtype=np.float32)
+        logits = predict(self._classifier(task), len(self.test), self._fetch(self.test), self.device)
+        _require_finite(logits)
+        return logits
 
     def _classifier(self, task: Task) -> nn.Module:
         model = self._model(len(SUPERCLASSES))
@@ -339,6 +306,15 @@ class Site:
         settings = self.config.finetune
         return Schedule(settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1), settings.schedule)
 
+    @property
+    def _allowed_in_clear(self) -> frozenset[str]:
+        modes = {"evaluation": self.terms.evaluation, "counts": self.terms.counts, "loss": self.terms.loss}
+        named = {item for item, mode in modes.items() if mode == "clear"}
+        return frozenset(named if self.config.privacy.enabled else named | {"training"})
+
+    def _insecure_seed(self, task: Task) -> int | None:
+        return self._seed(task) if self.config.privacy.insecure_deterministic else None
+
     def _seed(self, task: Task) -> int:
         """Return the seed of the batch order (never of privacy): a function of run, site, phase and round."""
         words = f"{self.config.run.seed}/{self.name}/{task.kind}/{task.backbone}/{task.round_number}"
@@ -348,17 +324,6 @@ class Site:
         if not base.isalnum():
             raise TaskRefusedError(Reason.BAD_REQUEST, f"base {base!r}")
         return self.state / f"base-{base[:32]}.safetensors"
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of the cohort in the ledger: SHA-256 over its patients and records."""
-        pairs = sorted(zip(self.train.records["patient"], self.train.records["record"], strict=True))
-        return hashlib.sha256(repr(pairs).encode()).hexdigest()
-
-
-def private_steps(config: ExperimentConfig) -> int:
-    """Return the steps of a private round: as many as take each patient ``finetune.local_epochs`` times on average."""
-    return max(1, round(config.finetune.local_epochs / config.privacy.sampling_rate))
 
 
 def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
@@ -393,6 +358,13 @@ def _histograms(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     return tensors
 
 
+def _trained(model: nn.Module) -> dict[str, np.ndarray]:
+    tensors = trainable_tensors(model)
+    for values in tensors.values():
+        _require_finite(values)
+    return tensors
+
+
 def _loss_numbers(loss: LossSum) -> dict[str, float]:
     return {"loss_sum": loss.total, "loss_records": float(loss.records)}
 
@@ -400,14 +372,14 @@ def _loss_numbers(loss: LossSum) -> dict[str, float]:
 def _reason_of(error: Exception) -> Reason:
     if isinstance(error, TaskRefusedError):
         return error.reason
-    if isinstance(error, BudgetExhaustedError):
-        return Reason.BUDGET_EXHAUSTED
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return Reason.OUT_OF_MEMORY
     if isinstance(error, (DataError, OSError)):
         return Reason.DATA_UNREADABLE
     if isinstance(error, FederationError):
         return Reason.NOT_FINITE if "finite" in str(error) else Reason.BAD_REQUEST
-    if isinstance(error, (ConfigError, PrivacyError)):
+    if isinstance(error, PrivacyError):
+        return Reason(error.reason)
+    if isinstance(error, ConfigError):
         return Reason.BAD_REQUEST
     return Reason.FAILED

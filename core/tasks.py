@@ -35,10 +35,19 @@ class Reason(StrEnum):
     BAD_REQUEST = "bad-request"
     BASE_MISSING = "base-missing"
     BUDGET_EXHAUSTED = "budget-exhausted"
+    COHORT_TOO_SMALL = "cohort-too-small"
     DATA_UNREADABLE = "data-unreadable"
+    DELTA_TOO_LARGE = "delta-too-large"
+    INSECURE_NOISE = "insecure-noise"
+    LEDGER_UNUSABLE = "ledger-unusable"
+    MODEL_NOT_PRIVATE = "model-not-private"
+    NOT_ALLOWED = "not-allowed"
     NOT_FINITE = "not-finite"
+    NOT_PRIVATE = "not-private"
     NOT_RELEASED = "not-released"
     OUT_OF_MEMORY = "out-of-memory"
+    RECIPE_NOT_ALLOWED = "recipe-not-allowed"
+    UNIT_CONFLICT = "unit-conflict"
     FAILED = "failed"
     NO_ANSWER = "no-answer"
 
@@ -47,10 +56,19 @@ REASONS: dict[str, str] = {
     Reason.BAD_REQUEST: "the site could not make sense of the task (other settings or another release)",
     Reason.BASE_MISSING: "the site lacked the frozen part of the model; it is sent again",
     Reason.BUDGET_EXHAUSTED: "the task would have exceeded the site's privacy budget",
+    Reason.COHORT_TOO_SMALL: "the site has fewer patients than its policy asks for",
     Reason.DATA_UNREADABLE: "the site could not read its records",
+    Reason.DELTA_TOO_LARGE: "delta is not below 1 / patients at the site, which its policy refuses",
+    Reason.INSECURE_NOISE: "the site does not accept noise from a known seed",
+    Reason.LEDGER_UNUSABLE: "the site's privacy ledger cannot be used, so nothing private runs there",
+    Reason.MODEL_NOT_PRIVATE: "the model mixes records within a layer, so it cannot be trained privately",
+    Reason.NOT_ALLOWED: "the site's policy does not allow this task",
     Reason.NOT_FINITE: "the loss or the model stopped being finite",
+    Reason.NOT_PRIVATE: "the site's policy allows training on its records only with privacy",
     Reason.NOT_RELEASED: "the site's policy does not release what was asked",
     Reason.OUT_OF_MEMORY: "the site ran out of memory",
+    Reason.RECIPE_NOT_ALLOWED: "the site's policy does not name this synthetic set",
+    Reason.UNIT_CONFLICT: "the site's ledger protects another privacy unit, and the two do not add up",
     Reason.FAILED: "the task failed; the site's log says why",
     Reason.NO_ANSWER: "the site did not answer",
 }

@@ -30,6 +30,7 @@ from server.results import classification_results, model_results, privacy_result
 from server.run_folder import Checkpoint, RunFolder
 
 RELEASES = ("evaluation", "counts", "loss")
+"""What a site may say about its private records; each in clear, noised or withheld."""
 
 
 class Observer(Protocol):
@@ -106,7 +107,10 @@ class Campaign:
             recipe={"hash": recipe.hash, "size": recipe.size, "rate": recipe.rate, "seed": recipe.seed}
             if self.config.pretrain.enabled
             else None,
-            release=list(self.config.privacy.release if self.config.privacy.enabled else RELEASES),
+            release={
+                item: getattr(self.config.privacy, item) if self.config.privacy.enabled else "clear"
+                for item in RELEASES
+            },
         )
 
     def _pretrain(self, backbone: str) -> None:
@@ -176,14 +180,17 @@ class Campaign:
         settings = self.config.finetune
         trained, first = self._take_up("finetune", "classifier", trained)
         sites = len(self._descriptions)
-        self.observer.phase("fine-tune", 2 * sites * settings.rounds, 2 * sites * (first - 1))
+        answers_a_round = sites * (1 + self._measures_rounds)
+        self.observer.phase("fine-tune", answers_a_round * settings.rounds, answers_a_round * (first - 1))
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name)
             answers = self._train(replace(request, tensors=trained))
             trained = self.federation.aggregate(number, answers.updates)
-            measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))
-            areas = auroc(_pooled(measured.updates)) if measured.updates else np.full(len(SUPERCLASSES), np.nan)
+            areas = np.full(len(SUPERCLASSES), np.nan)
+            if self._measures_rounds:
+                measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))
+                areas = auroc(_pooled(measured.updates)) if measured.updates else areas
             self._close_round(
                 Checkpoint("finetune", "classifier", number, trained),
                 answers,
@@ -233,10 +240,11 @@ class Campaign:
             "regression": _regression_results(lines),
             "classification": classification_results(measured.updates),
             "sites": site_results(self._descriptions, measured, own),
-            "privacy": privacy_results(self.config.privacy.enabled, lines),
+            "privacy": privacy_results(self.config.privacy.enabled, lines, measured.updates),
             "model": model_results(model, self.config),
             "seconds": {**seconds, "transfer": transfer_seconds, "evaluate": time.monotonic() - began},
             "notes": [
+                *self.folder.record().get("warnings", []),
                 *(f"{site} took no part: {REASONS[reason]}" for site, reason in self._absent.items()),
                 *(f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()),
             ],
@@ -249,15 +257,12 @@ class Campaign:
         self, checkpoint: Checkpoint, answers: Answers, rounds: int, seconds: float, request_bytes: int, **more: Any
     ) -> None:
         """Write the round's line, then its checkpoint: a crash in between repeats the round and replaces the line."""
-        numbers = [update.numbers for update in answers.updates.values()]
-        known = [n for n in numbers if n.get("loss_records")]
-        records = sum(n["loss_records"] for n in known)
         line = {
             "phase": checkpoint.phase,
             "backbone": checkpoint.backbone,
             "round": checkpoint.round_number,
             "rounds": rounds,
-            "loss": sum(n["loss_sum"] for n in known) / records if records else None,
+            "loss": _mean_loss(answers),
             "seconds": round(seconds, 3),
             "bytes_down": request_bytes * (len(answers.updates) + len(answers.left_out)),
             "bytes_up": sum(_bytes(update.tensors) for update in answers.updates.values()),
@@ -321,6 +326,11 @@ class Campaign:
         return recipe_of(self.config.synthetic, int(next(iter(self._descriptions.values())).numbers["rate"]))
 
     @property
+    def _measures_rounds(self) -> bool:
+        """Whether every round is evaluated: where evaluations are noised, each would spend privacy."""
+        return not self.config.privacy.enabled or self.config.privacy.evaluation == "clear"
+
+    @property
     def _per_target(self) -> bool:
         return self.config.pretrain.backbone == "per-target"
 
@@ -350,17 +360,32 @@ def _regression_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+_PLAN = (
+    *("epsilon", "epsilon_campaign", "epsilon_prv", "delta", "noise_multiplier", "sampling_rate", "steps", "clip"),
+    *("expected_batch", "records_per_unit", "void"),
+)
+
+
 def _privacy_of(answers: Answers) -> dict[str, Any]:
     private = {site: update for site, update in answers.updates.items() if "epsilon" in update.numbers}
     if not private:
         return {}
-    names = ("epsilon", "delta", "noise_multiplier", "sampling_rate", "steps", "clip", "void")
     return {
         "epsilon": {site: update.numbers["epsilon"] for site, update in private.items()},
         "plans": {
-            site: {name: update.numbers[name] for name in names} | update.texts for site, update in private.items()
+            site: {name: update.numbers[name] for name in _PLAN if name in update.numbers} | update.texts
+            for site, update in private.items()
         },
     }
+
+
+def _mean_loss(answers: Answers) -> float | None:
+    """Return the mean over records, or where losses are noised over the units that were expected to be drawn."""
+    for total, count in (("loss_sum", "loss_records"), ("loss_noised", "loss_units")):
+        known = [update.numbers for update in answers.updates.values() if update.numbers.get(count)]
+        if known:
+            return sum(numbers[total] for numbers in known) / sum(numbers[count] for numbers in known)
+    return None
 
 
 def _pooled(updates: dict[str, Update]) -> np.ndarray:

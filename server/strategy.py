@@ -78,6 +78,7 @@ class FlowerFederation:
         while len(nodes := list(self._grid.get_node_ids())) < expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         self._nodes = {str(node): node for node in nodes}
+        # No campaign: who are you, before what can you do.
         answers = self.ask(dict.fromkeys(self._nodes, Task(TaskKind.DESCRIBE, "")), lambda site: None)
         if not answers.updates:
             reasons = "; ".join(sorted({REASONS[reason] for reason in answers.left_out.values()}))

@@ -9,7 +9,7 @@ import typer
 
 from core import console
 from core.report import numbers
-from simulations import data_cli
+from simulations import audit_cli, data_cli, privacy_cli
 
 if TYPE_CHECKING:
     from core.config import ExperimentConfig
@@ -25,6 +25,8 @@ app = typer.Typer(
     "`cardiofed data import`.",
 )
 app.add_typer(data_cli.app, name="data")
+app.add_typer(privacy_cli.app, name="privacy")
+app.command()(audit_cli.audit)
 
 
 @app.command()
@@ -44,6 +46,13 @@ def simulate(
             metavar="RUN", help="Go on with an earlier run after its last finished round.", show_default=False
         ),
     ] = None,
+    insecure_deterministic_dp: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-deterministic-dp",
+            help="For tests: privacy noise from run.seed, which protects nobody; ledger and report say VOID.",
+        ),
+    ] = False,
 ) -> None:
     """Run a whole federation on this machine: pretrain, transfer, fine-tune, evaluate, report.
 
@@ -59,10 +68,14 @@ def simulate(
 
     if (config is None) == (resume is None):
         raise ConfigError("name either a TOML file or --resume RUN; see cardiofed simulate --help")
-    if resume is not None and (settings or engine):
-        raise ConfigError("--resume goes on with the settings of the run; leave --set and --engine out")
+    if resume is not None and (settings or engine or insecure_deterministic_dp):
+        raise ConfigError("--resume goes on with the settings of the run; leave the other options out")
     changes = [*(settings or []), *([f"run.engine={engine}"] if engine else [])]
+    if insecure_deterministic_dp:
+        changes.append("privacy.insecure_deterministic=true")
     folder, experiment = _open_run(config, changes, resume)
+    for warning in folder.record().get("warnings", []):
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"run folder: {folder.path}", err=True)
     _carry_out(experiment, folder)
 
@@ -112,7 +125,9 @@ def _print_results(results: dict[str, Any]) -> None:
         typer.echo(f"pretraining error, {backbone}: {errors}")
     classes = results["classification"]
     if classes is None or classes["macro"]["auroc"] is None:
-        typer.echo("macro AUROC: not released by the sites, or undefined on these test records")
+        typer.echo(
+            "macro AUROC: not released by the sites, or these test records are too few for it (and for the noise on it)"
+        )
     else:
         interval = classes["macro"]["auroc_interval"]
         between = f" (95 % {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""

@@ -32,7 +32,11 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
         For data or settings that cannot work; nothing is written then.
     """
     # Absolute paths, so that the run can be resumed from anywhere.
-    paths = {"data.path": config.data.path, "pretrain.from_run": config.pretrain.from_run}
+    paths = {
+        "data.path": config.data.path,
+        "pretrain.from_run": config.pretrain.from_run,
+        "run.state": config.run.state,
+    }
     config = with_overrides(config, [f"{key}={Path(path).resolve()}" for key, path in paths.items() if path])
     federation = check(config)
     folder = RunFolder.create(config)
@@ -48,7 +52,8 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
             "patients": int(dataset.records["patient"].nunique()),
             "unlabelled_dropped": federation.unlabelled,
             "several_labels_dropped": federation.several_labels,
-        }
+        },
+        warnings=list(federation.warnings),
     )
     return folder, config
 

@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from core.config import SyntheticSettings
+from core.config_sections import SyntheticSettings
 from core.ecg.preprocessing import band_pass
 from core.errors import ConfigError
 from core.synthetic.cohort import TARGETS, Intervals, draw_wide

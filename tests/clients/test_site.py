@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_campaigns import tiny
 
-from clients.policy import RELEASES, Policy, simulated_policy
+from clients.policy import CohortPolicy, Policy, ReleasePolicy, TaskPolicy
 from clients.site import Site
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
@@ -18,9 +18,19 @@ from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors
 from core.synthetic.hospitals import simulated_hospitals
+from core.synthetic.recipe import recipe_of
 from core.tasks import REASONS, Reason, Task, TaskKind, TaskRefusedError
 
-EVERYTHING = Policy(frozenset(RELEASES))
+
+def policy_of(evaluation="clear", counts="clear", loss="clear", **tasks) -> Policy:
+    return Policy(
+        cohort=CohortPolicy(min_patients=1),
+        tasks=TaskPolicy(**{"private_only": False} | tasks),
+        release=ReleasePolicy(evaluation=evaluation, counts=counts, loss=loss),
+    )
+
+
+EVERYTHING = policy_of()
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +126,25 @@ class TestReasons:
         assert not list(tmp_path.rglob("*.safetensors"))
 
     def test_an_evaluation_that_the_policy_does_not_release(self, records, tmp_path):
-        site = site_of(records, tmp_path, policy=Policy(frozenset({"counts", "loss"})))
+        site = site_of(records, tmp_path, policy=policy_of(evaluation="withheld"))
         assert reason_of(site, evaluation()) == Reason.NOT_RELEASED
+
+    def test_a_task_that_the_policy_does_not_name(self, records, tmp_path):
+        site = site_of(records, tmp_path, policy=policy_of(allowed=("describe", "finetune")))
+        assert reason_of(site, evaluation()) == Reason.NOT_ALLOWED
+        site.run(finetune())
+
+    def test_training_in_clear_where_the_policy_asks_for_privacy(self, records, tmp_path):
+        site = site_of(records, tmp_path, policy=policy_of(private_only=True))
+        assert reason_of(site, finetune()) == Reason.NOT_PRIVATE
+
+    def test_a_synthetic_set_that_the_policy_does_not_name(self, records, tmp_path):
+        tensors = all_tensors(create_model("resnet1d", outputs=4, seed=1))
+        task = Task(TaskKind.PRETRAIN, "test", "pretrain", "shared", 1, 1, tensors=tensors)
+        known = recipe_of(tiny(tmp_path).synthetic, 100).hash
+        refusing = site_of(records, tmp_path, policy=policy_of(recipes=("0" * 64,)))
+        assert reason_of(refusing, task) == Reason.RECIPE_NOT_ALLOWED
+        assert site_of(records, tmp_path, policy=policy_of(recipes=(known,))).run(task).tensors.keys() == tensors.keys()
 
     def test_memory_that_runs_out(self, records, tmp_path, monkeypatch):
         def exhausted(*arguments, **more):
@@ -177,7 +204,7 @@ class TestAnswers:
         assert [numbers[f"train_{name}"] for name in SUPERCLASSES] == records.labels[:20].sum(axis=0).tolist()
 
     def test_without_counts_all_sites_weigh_the_same_and_tell_nothing_of_their_records(self, records, tmp_path):
-        site = site_of(records, tmp_path, policy=Policy(frozenset()))
+        site = site_of(records, tmp_path, policy=policy_of(evaluation="withheld", counts="withheld", loss="withheld"))
         assert set(site.run(Task(TaskKind.DESCRIBE, "test")).numbers) == {"rate", "samples", "band_low", "band_high"}
         update = site.run(finetune())
         assert (update.weight, update.numbers, update.texts) == (1.0, {}, {})
@@ -210,9 +237,3 @@ class TestAnswers:
         update = site.run(evaluation(replicates=3))
         assert update.tensors["histograms"].sum() == 0
         assert update.tensors["replicates"].shape[0] == 3
-
-    def test_a_simulated_site_releases_everything_unless_it_is_private(self):
-        settings = ExperimentConfig().privacy
-        assert simulated_policy(settings).release == set(RELEASES)
-        private = settings.model_copy(update={"enabled": True, "release": ("loss",)})
-        assert simulated_policy(private).release == {"loss"}

@@ -1,6 +1,6 @@
 """What a site spends when it trains privately, when it says so, and what it keeps to itself."""
 
-import json
+import sqlite3
 from collections import Counter
 from dataclasses import replace
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from opacus.accountants import RDPAccountant
-from tiny_campaigns import call, tiny
+from tiny_campaigns import tiny
 
-from clients.cli import app as site_command
-from clients.policy import Policy, simulated_policy
+from clients.policy import BudgetPolicy, CohortPolicy, Policy, ReleasePolicy, TaskPolicy, simulated_policy
 from clients.site import Site
+from clients.spending import LOSS_NOISE
 from core.learning.classification import train_classifier_privately
 from core.learning.transfer import trainable_tensors
 from core.models.registry import create_model
@@ -25,7 +25,10 @@ PRIVATE = (
     "privacy.enabled=true", "privacy.sampling_rate=0.25", "privacy.epsilon=6.0", "privacy.delta=0.001",
     "finetune.optimizer=sgd", "finetune.learning_rate=0.05",
 )  # fmt: skip
-ALWAYS = {"epsilon", "delta", "noise_multiplier", "sampling_rate", "steps", "clip", "void"}
+PLAN = {
+    "epsilon", "epsilon_campaign", "delta", "noise_multiplier", "sampling_rate", "steps", "clip", "void",
+    "records_per_unit",
+}  # fmt: skip
 """What follows from the plan alone, without any record."""
 
 
@@ -34,19 +37,34 @@ def records():
     return simulated_hospitals(hospitals=1, patients=25, seed=0)
 
 
-def site_of(records, tmp_path, *changes, release: str = "[]") -> Site:
-    config = tiny(tmp_path, *PRIVATE, f"privacy.release={release}", *changes)
-    train, test = np.arange(20), np.arange(20, len(records))
+def site_of(records, tmp_path, *changes, release: str = "noised", policy: Policy | None = None, **more) -> Site:
+    named = [f"privacy.{item}={release}" for item in ("evaluation", "counts", "loss")]
+    config = tiny(tmp_path, *PRIVATE, *named, *changes)
+    first = records.records["patient"].isin(records.records["patient"].unique()[:16]).to_numpy()
+    train, test = np.flatnonzero(first), np.flatnonzero(~first)
     torch.set_num_threads(1)
     return Site(
         "site-0", config, records.select(train), records.select(test), tmp_path / "state",
-        torch.device("cpu"), simulated_policy(config.privacy),
+        torch.device("cpu"), policy or simulated_policy(config.privacy), **more,
     )  # fmt: skip
+
+
+def strict(**budget) -> Policy:
+    """A hospital's own policy over a cohort as small as this one."""
+    return Policy(budget=BudgetPolicy(**{"epsilon": 6.0, "delta": 0.001} | budget), cohort=CohortPolicy(min_patients=5))
 
 
 def round_of(number: int, rounds: int = 4, campaign: str = "one") -> Task:
     tensors = trainable_tensors(create_model("resnet1d", outputs=5, seed=1))
     return Task(TaskKind.FINETUNE, campaign, "finetune", "", number, rounds, tensors=tensors)
+
+
+def evaluation(campaign: str = "one") -> Task:
+    return replace(round_of(1, campaign=campaign), kind=TaskKind.EVALUATE, round_number=0, rounds=0)
+
+
+def description(campaign: str = "one") -> Task:
+    return Task(TaskKind.DESCRIBE, campaign)
 
 
 def reason_of(site: Site, task: Task) -> Reason:
@@ -55,31 +73,100 @@ def reason_of(site: Site, task: Task) -> Reason:
     return caught.value.reason
 
 
+def entries(site: Site, task: str = "train.finetune") -> list:
+    return [entry for entry in site.private.ledger.entries() if entry.task == task]
+
+
 class TestRelease:
-    def test_neither_loss_nor_counts_leave_unless_named(self, records, tmp_path):
-        update = site_of(records, tmp_path).run(round_of(1))
-        assert set(update.numbers) == ALWAYS
+    def test_withheld_means_that_nothing_but_the_plan_and_the_model_leave(self, records, tmp_path):
+        update = site_of(records, tmp_path, release="withheld").run(round_of(1))
+        assert set(update.numbers) == PLAN | {"count_deviation"}
         assert set(update.texts) == {"unit", "neighbouring", "accountant"}
         assert update.weight == 1.0
         assert set(update.tensors) == set(round_of(1).tensors)
 
-    def test_what_is_named_leaves(self, records, tmp_path):
-        update = site_of(records, tmp_path, release='["loss", "counts"]').run(round_of(1))
-        assert set(update.numbers) == ALWAYS | {"loss_sum", "loss_records"}
-        assert update.weight == 20.0
+    def test_noised_numbers_are_near_and_never_the_exact_ones(self, records, tmp_path):
+        site = site_of(records, tmp_path, "privacy.count_noise=2.0")
+        update = site.run(round_of(1))
+        assert set(update.numbers) == PLAN | {"count_deviation", "expected_batch", "loss_noised", "loss_units"}
+        # Five standard deviations: one run in two million is further off.
+        assert 0 < abs(update.weight - 16) < 5 * 2.0
+        assert update.numbers["expected_batch"] == 0.25 * update.weight
+        assert update.numbers["loss_units"] == 4 * update.numbers["expected_batch"]
 
-    def test_the_description_tells_nothing_of_the_records(self, records, tmp_path):
-        update = site_of(records, tmp_path).run(Task(TaskKind.DESCRIBE, "one"))
+    def test_a_withheld_number_of_patients_is_not_in_the_loss_either(self, records, tmp_path):
+        numbers = site_of(records, tmp_path, "privacy.counts=withheld").run(round_of(1)).numbers
+        assert "expected_batch" not in numbers
+        assert numbers["loss_units"] == 1.0
+
+    def test_what_the_policy_names_leaves_in_clear(self, records, tmp_path):
+        update = site_of(records, tmp_path, release="clear").run(round_of(1))
+        assert set(update.numbers) == PLAN | {"expected_batch", "loss_sum", "loss_records"}
+        assert update.weight == 16
+
+    def test_a_released_loss_costs_the_gradient_two_percent_of_noise_and_no_epsilon(self, records, tmp_path):
+        with_loss = site_of(records, tmp_path / "a").run(round_of(1)).numbers
+        without = site_of(records, tmp_path / "b", "privacy.loss=withheld").run(round_of(1)).numbers
+        assert with_loss["noise_multiplier"] == without["noise_multiplier"]
+        assert with_loss["epsilon"] == without["epsilon"]
+        assert pytest.approx(1.02, abs=0.001) == (1 + LOSS_NOISE**-2) ** 0.5
+
+    def test_the_description_tells_a_noised_number_once_and_again_the_same(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        first, again = site.run(description()).numbers, site.run(description()).numbers
+        assert set(first) == {"rate", "samples", "band_low", "band_high", "units_noised", "count_deviation"}
+        assert first == again
+        assert [entry.noise_multiplier for entry in entries(site, "count")] == [10.0]
+        assert site.run(description("two")).numbers["units_noised"] != first["units_noised"]
+        assert len(entries(site, "count")) == 2
+
+    def test_saying_who_it_is_costs_nothing(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        assert set(site.run(description("")).numbers) == {"rate", "samples", "band_low", "band_high"}
+        assert site.private.ledger.entries() == []
+
+    def test_a_withheld_description_tells_nothing_of_the_records(self, records, tmp_path):
+        update = site_of(records, tmp_path, release="withheld").run(description())
         assert set(update.numbers) == {"rate", "samples", "band_low", "band_high"}
         assert set(update.texts) == {"name", "device", "normalisation"}
         assert update.tensors == {}
 
-    def test_test_records_are_scored_only_where_the_policy_says_so(self, records, tmp_path):
-        task = replace(round_of(1), kind=TaskKind.EVALUATE)
-        assert reason_of(site_of(records, tmp_path / "no"), task) == Reason.NOT_RELEASED
-        update = site_of(records, tmp_path / "yes", release='["evaluation"]').run(task)
+    def test_a_noised_evaluation_is_entered_on_the_test_patients_alone(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        before = site.run(round_of(1)).numbers["epsilon"]
+        update = site.run(evaluation())
+        assert update.tensors["histograms"].shape == (5, 2, 32)
+        assert set(update.numbers) == {
+            "histogram_deviation", "epsilon_evaluation", "delta", "noise_multiplier", "records_per_unit", "void",
+        }  # fmt: skip
+        assert set(update.texts) == {"unit", "neighbouring", "accountant"}
+        # Half of epsilon 6, and never more.
+        assert 2.9 < update.numbers["epsilon_evaluation"] <= 3.0
+        trained, measured = entries(site)[0], entries(site, "evaluate")[0]
+        assert trained.fingerprint != measured.fingerprint
+        assert (measured.sampling_rate, measured.steps, measured.status) == (1.0, 1, "done")
+        # sqrt(5): a patient is in one cell of each of the five classes.
+        assert update.numbers["histogram_deviation"] == pytest.approx(measured.noise_multiplier * 5**0.5)
+        (history,) = site.private.ledger.histories(site.private.ledger.cohort(site.train.records))
+        assert {entry.task for entry in history} == {"count", "train.finetune"}
+        assert site.private.ledger.epsilon(site.private.ledger.cohort(site.train.records), 0.001) == before
+
+    def test_a_noised_evaluation_is_not_given_after_every_round(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        assert reason_of(site, replace(evaluation(), round_number=1, rounds=4)) == Reason.NOT_RELEASED
+        assert site.private.ledger.entries() == []
+
+    def test_a_clear_evaluation_costs_nothing(self, records, tmp_path):
+        site = site_of(records, tmp_path, release="clear")
+        update = site.run(evaluation())
         assert set(update.tensors) == {"histograms"}
         assert (update.numbers, update.texts) == ({}, {})
+        assert site.private.ledger.entries() == []
+
+    def test_a_site_without_test_records_answers_a_noised_evaluation_with_noise(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        site.test = site.private.test = records.select([])
+        assert np.abs(site.run(evaluation()).tensors["histograms"]).min() > 0
 
     def test_the_unit_and_the_relation_stand_beside_every_epsilon(self, records, tmp_path):
         texts = site_of(records, tmp_path).run(round_of(1)).texts
@@ -91,16 +178,15 @@ class TestLedger:
         seen = []
 
         def looking(*arguments, **more):
-            lines = (tmp_path / "state" / "ledger.jsonl").read_text().splitlines()
-            seen.extend(json.loads(line) for line in lines)
+            seen.extend(Ledger.open(tmp_path / "state" / "ledger.sqlite").entries())
             return train_classifier_privately(*arguments, **more)
 
-        monkeypatch.setattr("clients.site.train_classifier_privately", looking)
+        monkeypatch.setattr("clients.private_work.train_classifier_privately", looking)
         update = site_of(records, tmp_path).run(round_of(1))
-        (entry,) = seen
-        assert (entry["campaign"], entry["round"], entry["status"]) == ("one", 1, "planned")
-        assert entry["noise_multiplier"] == update.numbers["noise_multiplier"]
-        assert [entry.status for entry in Ledger(tmp_path / "state").entries()] == ["done"]
+        entry = seen[-1]
+        assert (entry.campaign, entry.round, entry.task, entry.status) == ("one", 1, "train.finetune", "open")
+        assert entry.noise_multiplier == update.numbers["noise_multiplier"]
+        assert [entry.status for entry in Ledger.open(tmp_path / "state" / "ledger.sqlite").entries()] == ["done"] * 2
 
     def test_what_crashed_in_training_is_spent(self, records, tmp_path, monkeypatch):
         def crashing(*arguments, **more):
@@ -109,111 +195,189 @@ class TestLedger:
         site = site_of(records, tmp_path)
         first = site.run(round_of(1)).numbers
         with monkeypatch.context() as patch:
-            patch.setattr("clients.site.train_classifier_privately", crashing)
+            patch.setattr("clients.private_work.train_classifier_privately", crashing)
             assert reason_of(site, round_of(2)) == Reason.FAILED
-        assert [entry.status for entry in site.ledger.entries()] == ["done", "crashed"]
+        assert [entry.status for entry in entries(site)] == ["done", "crashed"]
         again = site.run(round_of(2)).numbers
         assert again["steps"] == 3 * first["steps"]
         assert again["epsilon"] > first["epsilon"]
 
     def test_a_process_that_died_in_training_has_spent_as_well(self, records, tmp_path, monkeypatch):
-        monkeypatch.setattr(Ledger, "settle", lambda *arguments: None)  # kill -9 settles nothing
-        first, second = (site_of(records, tmp_path).run(round_of(n)).numbers["steps"] for n in (1, 2))
-        assert second == 2 * first
+        first = site_of(records, tmp_path, release="clear").run(round_of(1)).numbers["steps"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "settle", lambda *arguments: None)  # kill -9 settles nothing
+            site_of(records, tmp_path, release="clear").run(round_of(2))
+        third = site_of(records, tmp_path, release="clear")
+        assert third.run(round_of(3)).numbers["steps"] == 3 * first
+        assert [entry.status for entry in entries(third)] == ["done", "crashed", "done"]
 
-    def test_a_ledger_that_cannot_be_written_means_no_gradient(self, records, tmp_path, monkeypatch):
+    def test_a_ledger_that_cannot_be_used_means_no_gradient(self, records, tmp_path, monkeypatch):
         def never(*arguments, **more):
             pytest.fail("trained without a ledger entry")
 
-        monkeypatch.setattr("clients.site.train_classifier_privately", never)
-        (tmp_path / "state" / "ledger.jsonl").mkdir(parents=True)
-        assert reason_of(site_of(records, tmp_path), round_of(1)) == Reason.BAD_REQUEST
+        monkeypatch.setattr("clients.private_work.train_classifier_privately", never)
+        (tmp_path / "state" / "ledger.sqlite").mkdir(parents=True)
+        assert reason_of(site_of(records, tmp_path), round_of(1)) == Reason.LEDGER_UNUSABLE
+
+    def test_a_hospital_s_missing_ledger_is_never_made_anew(self, records, tmp_path):
+        site = site_of(records, tmp_path, policy=strict(), owns_ledger=True)
+        assert reason_of(site, round_of(1)) == Reason.LEDGER_UNUSABLE
+        assert not (tmp_path / "state" / "ledger.sqlite").exists()
+        Ledger.create(tmp_path / "state" / "ledger.sqlite")
+        site_of(records, tmp_path, policy=strict(), owns_ledger=True).run(round_of(1))
+
+    def test_an_edited_ledger_stops_the_site(self, records, tmp_path):
+        site_of(records, tmp_path).run(round_of(1))
+        with sqlite3.connect(tmp_path / "state" / "ledger.sqlite") as database:
+            names = database.execute("select name from sqlite_master where type = 'trigger'").fetchall()
+            for (name,) in names:
+                database.execute(f"drop trigger {name}")
+            assert database.execute("select count(*) from events").fetchone()[0] > 2
+            database.execute("delete from events where seq = (select max(seq) from events)")
+        assert reason_of(site_of(records, tmp_path), round_of(2)) == Reason.LEDGER_UNUSABLE
+
+    def test_the_other_privacy_unit_does_not_add_up_and_is_refused(self, records, tmp_path):
+        site_of(records, tmp_path).run(round_of(1))
+        by_record = site_of(records, tmp_path, "privacy.unit=record")
+        assert reason_of(by_record, round_of(1, campaign="two")) == Reason.UNIT_CONFLICT
 
 
 class TestBudget:
     def test_epsilon_over_all_rounds_is_the_accountant_s_on_the_whole_history(self, records, tmp_path):
         site = site_of(records, tmp_path)
         spent = [site.run(round_of(number)).numbers for number in (1, 2, 3, 4)]
-        entries = site.ledger.entries()
         # 1 local epoch at q = 0.25 is 4 steps a round.
-        assert [entry.steps for entry in entries] == [4, 4, 4, 4]
+        assert [entry.steps for entry in entries(site)] == [4, 4, 4, 4]
         accountant = RDPAccountant()
-        steps = Counter((entry.noise_multiplier, entry.sampling_rate) for entry in entries)
-        accountant.history = [(noise, rate, 4 * rounds) for (noise, rate), rounds in steps.items()]
+        everything = site.private.ledger.entries()
+        steps = Counter(
+            (entry.noise_multiplier, entry.sampling_rate) for entry in everything for _ in range(entry.steps)
+        )
+        accountant.history = [(noise, rate, count) for (noise, rate), count in steps.items()]
         orders = [order for order in ORDERS if order <= 10]  # the best one is among them
         assert spent[-1]["epsilon"] == pytest.approx(accountant.get_epsilon(0.001, alphas=orders), rel=1e-6)
         epsilons = [numbers["epsilon"] for numbers in spent]
         assert epsilons == sorted(epsilons)
         assert 0.97 * 6.0 < epsilons[-1] <= 6.0
 
+    def test_prv_stands_beside_rdp_at_the_end_and_is_tighter(self, records, tmp_path):
+        site = site_of(records, tmp_path, release="clear")
+        spent = [site.run(round_of(number, rounds=2)).numbers for number in (1, 2)]
+        assert "epsilon_prv" not in spent[0]
+        assert 0 < spent[1]["epsilon_prv"] < spent[1]["epsilon"]
+
     def test_what_would_exceed_the_budget_is_refused_and_costs_nothing(self, records, tmp_path):
         site = site_of(records, tmp_path)
         site.run(round_of(1, rounds=1))
-        before = site.ledger.entries()
+        before = site.private.ledger.entries()
         stricter = site_of(records, tmp_path, "privacy.epsilon=2.0")
         assert reason_of(stricter, round_of(1, campaign="two")) == Reason.BUDGET_EXHAUSTED
-        assert site.ledger.entries() == before
+        assert site.private.ledger.entries() == before
 
-    def test_another_campaign_over_the_same_patients_adds_to_what_was_spent(self, records, tmp_path):
-        first = site_of(records, tmp_path, "privacy.epsilon=2.0").run(round_of(1, rounds=1))
-        second = site_of(records, tmp_path).run(round_of(1, rounds=1, campaign="two"))
-        assert first.numbers["epsilon"] <= 2.0 < second.numbers["epsilon"] <= 6.0
-        assert second.numbers["steps"] == 8
+    def test_a_second_campaign_gets_only_what_is_left_and_a_third_nothing(self, records, tmp_path):
+        policy = strict(epsilon=5.0, campaign_epsilon=4.0)
+        site = site_of(records, tmp_path, policy=policy)
+        first = site.run(round_of(1, rounds=1)).numbers
+        assert 3.8 < first["epsilon"] <= 4.0
+        second = site.run(round_of(1, rounds=1, campaign="two")).numbers
+        assert 4.8 < second["epsilon"] <= 5.0
+        assert second["noise_multiplier"] > first["noise_multiplier"]
+        assert second["epsilon_campaign"] < 4.0
+        count = len(site.private.ledger.entries())
+        assert reason_of(site, description("three")) == Reason.BUDGET_EXHAUSTED
+        assert reason_of(site, round_of(1, rounds=1, campaign="three")) == Reason.BUDGET_EXHAUSTED
+        assert len(site.private.ledger.entries()) == count
+        assert "leaves too little to begin a campaign with" in (tmp_path / "state" / "site.log").read_text()
 
-    def test_a_delta_of_one_over_the_patients_is_refused(self, records, tmp_path):
-        site = site_of(records, tmp_path, "privacy.delta=0.2")
-        assert reason_of(site, round_of(1)) == Reason.BAD_REQUEST
-        assert site.ledger.entries() == []
+    def test_a_campaign_that_can_never_be_afforded_is_refused_before_it_is_pretrained_for(self, records, tmp_path):
+        site = site_of(records, tmp_path, "finetune.rounds=100000", "privacy.epsilon=0.001")
+        assert reason_of(site, description()) == Reason.BUDGET_EXHAUSTED
+        assert site.private.ledger.entries() == []
+
+    def test_a_running_campaign_may_describe_itself_again(self, records, tmp_path):
+        site = site_of(records, tmp_path, "finetune.rounds=1")
+        site.run(round_of(1, rounds=1))
+        site.run(description())
+
+    def test_grown_cohorts_are_charged_what_their_oldest_patients_spent(self, records, tmp_path):
+        site = site_of(records, tmp_path, release="clear")
+        first = site.run(round_of(1, rounds=1)).numbers["epsilon"]
+        grown = site_of(records, tmp_path, "privacy.epsilon=9.0", release="clear")
+        grown.train = grown.private.train = records.select(np.arange(24))
+        second = grown.run(round_of(1, rounds=1, campaign="two")).numbers
+        assert second["epsilon"] > first
+        assert second["epsilon_campaign"] < second["epsilon"] <= 9.0
+
+
+class TestPolicy:
+    def test_a_cohort_below_the_minimum_is_refused(self, records, tmp_path):
+        policy = strict().model_copy(update={"cohort": CohortPolicy(min_patients=50)})
+        site = site_of(records, tmp_path, policy=policy)
+        for task in (description(), round_of(1), evaluation()):
+            assert reason_of(site, task) == Reason.COHORT_TOO_SMALL
+        assert site.private.ledger.entries() == []
+
+    def test_a_delta_of_one_over_the_patients_is_refused_where_the_policy_says_so(self, records, tmp_path):
+        site = site_of(records, tmp_path, "privacy.delta=0.2", policy=strict(delta=0.2))
+        assert reason_of(site, round_of(1)) == Reason.DELTA_TOO_LARGE
+        assert site.private.ledger.entries() == []
+        lax = strict(delta=0.2, large_delta="warn")
+        site_of(records, tmp_path, "privacy.delta=0.2", policy=lax).run(round_of(1))
+
+    def test_noise_from_a_known_seed_is_refused_by_a_hospital(self, records, tmp_path):
+        changes = ("privacy.insecure_deterministic=true",)
+        assert reason_of(site_of(records, tmp_path, *changes, policy=strict()), round_of(1)) == Reason.INSECURE_NOISE
+
+    def test_the_request_cannot_open_what_the_policy_closes(self, records, tmp_path):
+        policy = strict().model_copy(update={"release": ReleasePolicy(counts="withheld", loss="withheld")})
+        update = site_of(records, tmp_path, release="clear", policy=policy).run(round_of(1))
+        assert set(update.numbers) == PLAN | {"count_deviation"}
+        assert update.weight == 1.0
+
+    def test_the_request_cannot_weaken_unit_or_delta(self, records, tmp_path):
+        changes = ("privacy.unit=record", "privacy.delta=0.01")
+        site = site_of(records, tmp_path, *changes, policy=strict())
+        update = site.run(round_of(1))
+        assert (update.texts["unit"], update.numbers["delta"]) == ("patient", 0.001)
+
+    def test_a_model_that_mixes_records_is_refused_before_anything_is_spent(self, records, tmp_path, monkeypatch):
+        def with_batch_norm(*arguments, **more):
+            model = create_model(*arguments, **more)
+            model.mixes = torch.nn.BatchNorm1d(1, affine=False, track_running_stats=False)
+            return model
+
+        site = site_of(records, tmp_path, release="clear")
+        monkeypatch.setattr("clients.site.create_model", with_batch_norm)
+        assert reason_of(site, round_of(1)) == Reason.MODEL_NOT_PRIVATE
+        assert site.private.ledger.entries() == []
+
+    def test_tasks_that_a_policy_leaves_out_are_refused(self, records, tmp_path):
+        policy = strict().model_copy(update={"tasks": TaskPolicy(allowed=("describe",))})
+        assert reason_of(site_of(records, tmp_path, policy=policy), round_of(1)) == Reason.NOT_ALLOWED
 
 
 class TestNoise:
-    def test_two_runs_of_one_seed_have_different_noise(self, records, tmp_path):
-        first, second = (site_of(records, tmp_path / name).run(round_of(1)).tensors for name in "ab")
-        assert all(not np.array_equal(first[name], second[name]) for name in first)
-
-    def test_torch_s_seed_does_not_fix_the_noise(self, records, tmp_path, monkeypatch):
-        updates = []
+    @pytest.mark.parametrize("kind", ["train", "evaluate"])
+    def test_two_runs_of_one_seed_have_different_noise(self, records, tmp_path, kind):
+        task = round_of(1) if kind == "train" else evaluation()
+        answers = []
         for name in "ab":
             torch.manual_seed(0)
-            updates.append(site_of(records, tmp_path / name).run(round_of(1)).tensors["head.weight"])
-        assert not np.array_equal(*updates)
+            np.random.seed(0)
+            answers.append(site_of(records, tmp_path / name).run(task).tensors)
+        assert all(not np.array_equal(values, answers[1][name]) for name, values in answers[0].items())
 
-    def test_deterministic_noise_is_repeatable_and_void_everywhere(self, records, tmp_path):
-        changes = ("privacy.insecure_deterministic=true",)
-        sites = [site_of(records, tmp_path / name, *changes) for name in "ab"]
-        first, second = (site.run(round_of(1)) for site in sites)
+    @pytest.mark.parametrize("kind", ["train", "evaluate"])
+    def test_deterministic_noise_is_repeatable_and_void_everywhere(self, records, tmp_path, kind):
+        task = round_of(1) if kind == "train" else evaluation()
+        sites = [site_of(records, tmp_path / name, "privacy.insecure_deterministic=true") for name in "ab"]
+        first, second = (site.run(task) for site in sites)
         for name, values in first.tensors.items():
             np.testing.assert_array_equal(values, second.tensors[name])
         assert first.numbers["void"] == 1.0
-        assert [entry.void for entry in sites[0].ledger.entries()] == [True]
-        shown = call(site_command, "ledger", "show", tmp_path / "a" / "state").out.splitlines()
-        assert shown[0].endswith("done  VOID")
-        assert shown[1].endswith("VOID: insecure deterministic noise")
+        assert all(entry.void for entry in sites[0].private.ledger.entries())
 
     def test_secure_noise_is_not_void(self, records, tmp_path):
         site = site_of(records, tmp_path)
         assert site.run(round_of(1)).numbers["void"] == 0.0
-        assert "VOID" not in call(site_command, "ledger", "show", tmp_path / "state").out
-
-
-class TestLedgerCommand:
-    def test_it_shows_every_plan_and_what_they_add_up_to_never_rounded_down(self, records, tmp_path):
-        site = site_of(records, tmp_path)
-        spent = [site.run(round_of(number)).numbers["epsilon"] for number in (1, 2)][-1]
-        shown = call(site_command, "ledger", "show", tmp_path / "state")
-        assert shown.code == 0
-        *rounds, total = shown.out.splitlines()
-        assert ["  one  round 1  " in rounds[0], "  one  round 2  " in rounds[1]] == [True, True]
-        assert all("q 0.25  4 steps  done" in line for line in rounds)
-        printed = float(total.split("epsilon ")[1].split()[0])
-        assert spent <= printed < spent + 0.01
-        assert "at delta 0.001 per patient (add-remove), accountant rdp" in total
-
-    def test_a_folder_without_a_ledger_is_named_with_the_mend(self, tmp_path):
-        ended = call(site_command, "ledger", "show", tmp_path / "nowhere")
-        assert ended.code == 2
-        assert "nowhere holds no ledger entry; name the state folder" in ended.sentence
-
-
-def test_a_policy_without_names_allows_nothing():
-    assert not any(Policy(frozenset()).allows(name) for name in ("evaluation", "counts", "loss"))
+        assert not any(entry.void for entry in site.private.ledger.entries())

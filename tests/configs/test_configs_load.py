@@ -9,6 +9,7 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 from flwr.common.config import flatten_dict, validate_fields_in_config
 
+from clients.policy import Policy, load_policy
 from core.config import ExperimentConfig, load_config, reference_table, with_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,13 @@ class TestEachExperiment:
 
     def test_it_names_no_path_of_any_machine(self, path):
         assert load_config(path).data.path == ""
+
+
+def test_the_example_of_a_policy_names_every_item_and_loads():
+    path = ROOT / "configs" / "policies" / "site.toml"
+    named = {section: set(items) for section, items in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+    assert named == {section: set(items) for section, items in Policy().model_dump().items()}
+    assert load_policy(path).budget.campaign_epsilon == 4.0
 
 
 def test_the_private_experiment_differs_from_the_open_one_in_fine_tuning_and_privacy_alone():

@@ -1,5 +1,6 @@
 """Bad input through the command line: one sentence with the mend, exit code 2, and nothing left behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_campaigns import cardiofed, written
+from tiny_campaigns import cardiofed, only_run, written
 
 from core.ecg.dataset import EcgDataset, encode
 from core.ecg.preprocessing import normalise
@@ -97,7 +98,7 @@ class TestSettings:
     def test_settings_beside_resume(self, tmp_path):
         ended = cardiofed("simulate", "--resume", tmp_path, "--set", "run.seed=1")
         assert ended.code == 2
-        assert "leave --set and --engine out" in ended.sentence
+        assert "leave the other options out" in ended.sentence
 
     def test_an_output_folder_that_is_a_file(self, tmp_path):
         (tmp_path / "taken").write_text("")
@@ -110,14 +111,14 @@ class TestSettings:
 class TestPrivacySettings:
     """What every site would refuse in its first round is refused before pretraining."""
 
-    def test_a_delta_that_would_allow_publishing_a_patient(self, tmp_path):
-        sentence = refused(tmp_path, "privacy.enabled=true", "privacy.delta=0.06")
-        assert "privacy.delta = 0.06 is not below 1/n for site-" in sentence
-        assert "patients; choose one below 0.0" in sentence
-
-    def test_a_delta_that_would_allow_publishing_a_record(self, tmp_path):
-        sentence = refused(tmp_path, "privacy.enabled=true", "privacy.delta=0.06", "privacy.unit=record")
-        assert "records; choose one below" in sentence
+    def test_a_delta_that_would_allow_publishing_somebody_is_warned_of(self, tmp_path):
+        changes = ("privacy.enabled=true", "privacy.delta=0.06", "pretrain.enabled=false", "privacy.sampling_rate=0.5")
+        ended = cardiofed("simulate", written(tmp_path, *changes))
+        assert ended.code == 0
+        (warning,) = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
+        assert "delta 0.06 is not below 1/n for a cohort of n = 19" in warning
+        notes = json.loads((only_run(tmp_path) / "results.json").read_text())["notes"]
+        assert notes[0] == warning.removeprefix("warning: ")
 
     def test_a_budget_that_no_noise_can_keep(self, tmp_path):
         sentence = refused(tmp_path, "privacy.enabled=true", "privacy.epsilon=0.001")

@@ -80,7 +80,8 @@ class TestSimulate:
         }
 
     def test_sites_that_keep_their_results_leave_a_private_run_without_figures(self, tmp_path):
-        changes = ("privacy.enabled=true", "privacy.sampling_rate=0.5", "privacy.release=[]", "pretrain.enabled=false")
+        withheld = [f"privacy.{item}=withheld" for item in ("evaluation", "counts", "loss")]
+        changes = ("privacy.enabled=true", "privacy.sampling_rate=0.5", "pretrain.enabled=false", *withheld)
         ended = cardiofed("simulate", written(tmp_path, *changes))
         assert ended.code == 0
         assert "macro AUROC: not released by the sites" in ended.out

@@ -72,11 +72,11 @@ class TestAgain:
         assert not same_model(other, undisturbed)
 
     def test_void_noise_gives_the_same_private_run_and_says_so_wherever_epsilon_stands(self, tmp_path):
-        private = ("privacy.enabled=true", "privacy.sampling_rate=0.5", "privacy.insecure_deterministic=true")
+        private = ("privacy.enabled=true", "privacy.sampling_rate=0.5", "privacy.evaluation=clear")
         runs, shown = [], ""
         for name in "ab":
             (tmp_path / name).mkdir()
-            ended: Ended = cardiofed("simulate", written(tmp_path / name, *private))
+            ended: Ended = cardiofed("simulate", written(tmp_path / name, *private), "--insecure-deterministic-dp")
             assert ended.code == 0
             shown = ended.out
             runs.append(only_run(tmp_path / name))

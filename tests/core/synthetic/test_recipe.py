@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import SyntheticSettings
+from core.config_sections import SyntheticSettings
 from core.errors import ConfigError
 from core.synthetic.recipe import (
     GENERATOR_VERSION,

@@ -1,0 +1,233 @@
+"""The sections of an experiment's settings: every key with its default, its limits and its meaning."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Target = Literal["hr", "pr", "qrs", "qt"]
+Release = Literal["clear", "noised", "withheld"]
+
+
+def _tuple_from_list(value: object) -> object:
+    """TOML and JSON only know lists; a frozen model holds tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _without_repeats(value: object) -> object:
+    if isinstance(value, tuple) and len({repr(item) for item in value}) < len(value):
+        raise ValueError("must name nothing twice")
+    return value
+
+
+Fold = Annotated[int, Field(ge=1, le=10)]
+_Unique = (BeforeValidator(_without_repeats), BeforeValidator(_tuple_from_list))
+Folds = Annotated[tuple[Fold, ...], Field(min_length=1), *_Unique]
+Targets = Annotated[tuple[Target, ...], Field(min_length=1), *_Unique]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+_DEVICE = r"^(auto|cpu|cuda|cuda:[0-9]+(,cuda:[0-9]+)*)$"
+
+
+class Settings(BaseModel):
+    """Nothing may be changed after reading, nothing unknown is ignored, and "3" is not 3."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(Settings):
+    """``[data]``: which records, and how they are prepared and split."""
+
+    path: str = Field(
+        default="",
+        description="Folder of an imported set, relative to the current directory; "
+        "empty: the embedded simulated hospitals.",
+    )
+    rate: Literal[0, 100, 500] = Field(
+        default=0,
+        description="Sampling rate in Hz; 0: the set's own, which is 100 for the simulated hospitals.",
+    )
+    normalisation: Literal["lead-zscore", "record-robust", "none"] = Field(
+        default="lead-zscore",
+        description="How each record is scaled on its own: each lead to mean 0 and deviation 1, "
+        "the whole record by one robust scale, or left in mV.",
+    )
+    labels: Literal["multi", "single"] = Field(
+        default="multi",
+        description="Whether a record may carry several of the five classes; "
+        "single drops the records that carry more than one.",
+    )
+    train_folds: Folds = Field(
+        default=(1, 2, 3, 4, 5, 6, 7, 8), description="Patient folds (1 to 10) that the model learns from."
+    )
+    test_folds: Folds = Field(default=(9, 10), description="Patient folds (1 to 10) that the result is measured on.")
+    simulated_patients: PositiveCount = Field(default=250, description="Patients in each simulated hospital.")
+
+
+class SyntheticSettings(Settings):
+    """``[synthetic]``: the shared synthetic set that pretraining learns from."""
+
+    size: PositiveCount = Field(default=4000, description="Records in the shared synthetic set, over all sites.")
+    held_out: PositiveCount = Field(
+        default=500,
+        description="Further records of the same recipe, never trained on, on which errors are measured.",
+    )
+    seed: Seed = Field(default=1, description="Seed of the recipe; the same seed gives every site the same set.")
+    noise: NotNegative = Field(default=1.0, description="Noise level relative to the recipe's own; 0: clean records.")
+
+
+class ModelSettings(Settings):
+    """``[model]``: the network."""
+
+    name: Literal["resnet1d", "inception1d"] = Field(
+        default="resnet1d",
+        description="Backbone: resnet1d is small and suits privacy, inception1d is the paper's.",
+    )
+
+
+class PretrainSettings(Settings):
+    """``[pretrain]``: regression of intervals on the shared synthetic set; spends no privacy."""
+
+    enabled: bool = Field(default=True, description="Whether to pretrain; false: fine-tuning starts from scratch.")
+    backbone: Literal["shared", "per-target"] = Field(
+        default="shared", description="One backbone for all targets, or one for each target as in the paper."
+    )
+    targets: Targets = Field(
+        default=("hr", "pr", "qrs", "qt"),
+        description="What is predicted: heart rate (hr, in bpm), and the pr, qrs and qt intervals (in ms).",
+    )
+    rounds: PositiveCount = Field(default=4, description="Federated rounds for each backbone.")
+    local_epochs: PositiveCount = Field(default=1, description="Passes over a site's shard in each round.")
+    batch_size: PositiveCount = Field(default=64, description="Records in one gradient step.")
+    learning_rate: Positive = Field(default=0.003, description="Step size of AdamW.")
+    weight_decay: NotNegative = Field(default=0.0001, description="Decoupled weight decay of AdamW.")
+    from_run: str = Field(
+        default="",
+        description="Folder of a finished run, relative to the current directory, whose pretrained backbone "
+        "is used in place of pretraining; empty: none.",
+    )
+
+
+class TransferSettings(Settings):
+    """``[transfer]``: what is kept of the pretrained backbone."""
+
+    trainable: Literal["all", "norms-and-head", "last-stage", "head"] = Field(
+        default="all", description="Which part fine-tuning may change; the rest is frozen and never sent."
+    )
+    target: Target = Field(
+        default="qrs", description="Which backbone is transferred when pretrain.backbone is per-target."
+    )
+
+
+class FinetuneSettings(Settings):
+    """``[finetune]``: classification on the sites' own records."""
+
+    rounds: PositiveCount = Field(default=8, description="Federated rounds.")
+    local_epochs: PositiveCount = Field(default=2, description="Passes over a site's records in each round.")
+    batch_size: PositiveCount = Field(
+        default=32,
+        description="Records in one gradient step; privacy.sampling_rate takes its place when private.",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer at the sites.")
+    learning_rate: Positive = Field(default=0.001, description="Step size of the optimizer.")
+    weight_decay: NotNegative = Field(default=0.01, description="Weight decay of the optimizer.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum, for sgd only.")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="How the step size runs over all rounds: falling to 0, or unchanged."
+    )
+
+
+class PrivacySettings(Settings):
+    """``[privacy]``: DP-SGD at the sites, and what they may say in clear."""
+
+    enabled: bool = Field(default=False, description="Whether fine-tuning is differentially private.")
+    epsilon: Positive = Field(default=8.0, description="Most that a site may spend over all rounds, by add or remove.")
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="Probability with which epsilon may not hold.")
+    clip: Positive = Field(default=1.0, description="Largest L2 norm of one unit's gradient.")
+    sampling_rate: float = Field(
+        default=0.1, gt=0, le=1, description="Probability with which each patient takes part in a step."
+    )
+    unit: Literal["patient", "record"] = Field(default="patient", description="Whom the guarantee protects.")
+    physical_batch: PositiveCount = Field(
+        default=64,
+        description="Records whose gradients are held in memory at once; does not change the result.",
+    )
+    records_per_patient: PositiveCount = Field(
+        default=1,
+        description="Most records of a patient whose mean gradient stands for the patient in a step, "
+        "and which count when the result is measured.",
+    )
+    evaluation: Release = Field(
+        default="noised",
+        description="How score histograms of test records leave a site: once, with noise (noised), after every "
+        "round as they are (clear), or not at all (withheld).",
+    )
+    evaluation_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of epsilon that one noised evaluation may spend on the test patients, "
+        "who are others than those trained on.",
+    )
+    counts: Release = Field(
+        default="noised",
+        description="How the number of training patients leaves a site; it weighs the average of the sites.",
+    )
+    count_noise: Positive = Field(default=10.0, description="Standard deviation of a noised number of patients.")
+    loss: Release = Field(default="noised", description="How the training loss leaves a site.")
+    insecure_deterministic: bool = Field(
+        default=False,
+        description="For tests only: noise from run.seed, so no privacy; every ledger entry is marked void.",
+    )
+
+
+class FederationSettings(Settings):
+    """``[federation]``: the sites, and how a campaign holds them together."""
+
+    sites: PositiveCount = Field(default=4, description="Number of hospitals.")
+    partition: Literal["dirichlet", "iid", "site-column"] = Field(
+        default="dirichlet",
+        description="How patients are spread over the sites: by label skew, evenly, or by the set's own site column.",
+    )
+    alpha: Positive = Field(default=0.5, description="Concentration of the Dirichlet skew; smaller is more unequal.")
+    min_sites: PositiveCount = Field(default=1, description="Fewest sites that must answer for a round to count.")
+    min_patients: PositiveCount = Field(default=4, description="Fewest training patients a simulated site may have.")
+    min_classes: Annotated[int, Field(ge=1, le=5)] = Field(
+        default=2, description="Fewest of the five classes among a site's training records."
+    )
+    strategy: Literal["fedavg"] = Field(default="fedavg", description="How updates are combined into one model.")
+
+
+class RunSettings(Settings):
+    """``[run]``: where and how it runs."""
+
+    name: str = Field(
+        default="cardiofed",
+        pattern=r"^[A-Za-z0-9_-]{1,100}$",
+        description="Name in the run folder; letters, digits, - and _ only.",
+    )
+    seed: Seed = Field(default=0, description="Seed of partition, initial weights and batch order, never of privacy.")
+    out: str = Field(default="runs", min_length=1, description="Folder in which run folders are made.")
+    folder: str = Field(
+        default="", description="The run folder itself, set by the engine; empty: a new one under run.out."
+    )
+    state: str = Field(
+        default="",
+        description="Folder of the sites' ledgers and policies (one folder a site), which outlive a run; "
+        "empty: in the run folder.",
+    )
+    engine: Literal["loopback", "ray"] = Field(
+        default="loopback", description="In this process, or Flower's own simulation runtime."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=_DEVICE,
+        description="auto (sites spread over the GPUs there are, else the CPU), cpu, cuda, one GPU as "
+        "cuda:0, or several as cuda:0,cuda:1.",
+    )
+    threads: Annotated[int, Field(ge=0, le=4096)] = Field(default=0, description="CPU threads of torch; 0: all cores.")
+    bootstrap: Count = Field(default=200, description="Patient bootstrap replicates for intervals; 0: no intervals.")
+    examples: Count = Field(default=4, description="Example ECGs in the report.")
