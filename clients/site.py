@@ -246,24 +246,27 @@ class Site:
         if mode == "noised":
             if not self.config.privacy.enabled:
                 raise TaskRefusedError(Reason.NOT_RELEASED, "a noised evaluation needs privacy.enabled")
+            # Made before anything is spent: a task that cannot be read costs nothing.
+            model = self._classifier(task)
+            # No refusal from here on may depend on a record, so a score that is not finite counts as 0 or as far out.
             released, numbers, texts = self.private.evaluate(
-                task, lambda: self._logits(task), self._insecure_seed(task)
+                task, lambda: np.nan_to_num(self._logits(model), nan=0.0), self._insecure_seed(task)
             )
             return Update({"histograms": released}, numbers, texts)
         if not len(self.test):
-            return Update(_histograms(self._logits(task), self.test.labels, np.zeros((task.replicates, 0))))
-        logits = self._logits(task)
+            empty = np.zeros((0, len(SUPERCLASSES)))
+            return Update(_histograms(empty, self.test.labels, np.zeros((task.replicates, 0))))
+        logits = self._logits(self._classifier(task))
+        _require_finite(logits)
         weights = patient_bootstrap_weights(
             self.test.records["patient"].tolist(), task.replicates, self.config.run.seed
         )
         return Update(_histograms(logits, self.test.labels, weights[1:]))
 
-    def _logits(self, task: Task) -> np.ndarray:
+    def _logits(self, model: nn.Module) -> np.ndarray:
         if not len(self.test):
             return np.zeros((0, len(SUPERCLASSES)), dtype=np.float32)
-        logits = predict(self._classifier(task), len(self.test), self._fetch(self.test), self.device)
-        _require_finite(logits)
-        return logits
+        return predict(model, len(self.test), self._fetch(self.test), self.device)
 
     def _classifier(self, task: Task) -> nn.Module:
         model = self._model(len(SUPERCLASSES))
@@ -272,6 +275,8 @@ class Site:
             if not self._base_file(task.base).is_file():
                 raise TaskRefusedError(Reason.BASE_MISSING)
             base = load_file(self._base_file(task.base))
+        for values in task.tensors.values():
+            _require_finite(values)
         _load_whole(model, {**base, **task.tensors})
         set_trainable(model, self.config.transfer.trainable)
         return model

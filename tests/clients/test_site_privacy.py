@@ -156,6 +156,26 @@ class TestRelease:
         assert reason_of(site, replace(evaluation(), round_number=1, rounds=4)) == Reason.NOT_RELEASED
         assert site.private.ledger.entries() == []
 
+    def test_scores_that_overflow_are_no_reason_to_refuse_which_would_tell_of_a_record(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        tensors = {name: np.full_like(values, 1e30) for name, values in evaluation().tensors.items()}
+        assert site.run(replace(evaluation(), tensors=tensors)).tensors["histograms"].shape == (5, 2, 32)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_tensors_that_are_not_finite_are_refused_before_anything_is_spent(self, records, tmp_path, value):
+        site = site_of(records, tmp_path)
+        for task in (round_of(1), evaluation()):
+            task.tensors["head.bias"][0] = value
+            assert reason_of(site, task) == Reason.NOT_FINITE
+        assert site.private.ledger.entries() == []
+
+    def test_an_evaluation_that_cannot_be_read_costs_nothing(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        task = evaluation()
+        del task.tensors["head.bias"]
+        assert reason_of(site, task) == Reason.BAD_REQUEST
+        assert site.private.ledger.entries() == []
+
     def test_a_clear_evaluation_costs_nothing(self, records, tmp_path):
         site = site_of(records, tmp_path, release="clear")
         update = site.run(evaluation())
