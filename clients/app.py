@@ -37,7 +37,8 @@ def handle(message: Message, context: Context) -> Message:
     from core.tasks import Reason, Task, TaskRefusedError
 
     try:
-        site = _site(_node_number(context), _frozen(context.run_config), context.run_id)
+        own = str(context.node_config.get("state", ""))
+        site = _site(_node_number(context), _frozen(context.run_config), context.run_id, own)
         task = Task.of(message.metadata.message_type, _settings(message), _tensors(message))
         update = site.run(task)
     except TaskRefusedError as refused:
@@ -76,8 +77,12 @@ def _tensors(message: Message) -> dict:
 
 
 @cache
-def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) -> Site:
-    """Open the simulated hospital behind a node; one process may stand for several nodes in turn."""
+def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int, own_state: str) -> Site:
+    """Open the hospital behind a node; one process may stand for several simulated nodes in turn.
+
+    Where the node names its state folder (``own_state``), its policy and ledger are there or nothing is done: the run's
+    settings, which are the coordinator's, have no say. A simulated hospital has them where ``run.state`` says.
+    """
     from clients.device import choose_device
     from clients.hospital import open_federation
     from clients.policy import FILE, load_policy, simulated_policy
@@ -90,8 +95,8 @@ def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int) 
     federation = open_federation(config)
     hospital = federation.hospitals[number]
     run = Path(config.run.folder or Path(config.run.out) / f"flower-{run_id}")
-    state = Path(config.run.state or run / "sites") / hospital.name
-    own = (state / FILE).is_file()
+    state = Path(own_state) if own_state else Path(config.run.state or run / "sites") / hospital.name
+    own = bool(own_state) or (state / FILE).is_file()
     return Site(
         hospital.name,
         config,

@@ -43,7 +43,9 @@ class BudgetPolicy(Settings):
 class CohortPolicy(Settings):
     """``[cohort]``: how many patients a task must rest on."""
 
-    min_patients: PositiveCount = Field(default=50, description="Fewest patients to train on.")
+    min_patients: PositiveCount = Field(
+        default=50, description="Fewest patients to train on, and to be measured on in clear."
+    )
 
 
 class TaskPolicy(Settings):
@@ -63,7 +65,10 @@ class ReleasePolicy(Settings):
     """``[release]``: how numbers about private records leave: clear, noised (spends budget), or withheld."""
 
     evaluation: Release = Field(default="noised", description="Score histograms of the test records.")
-    counts: Release = Field(default="noised", description="Number of training patients.")
+    counts: Release = Field(
+        default="noised",
+        description="Number of training patients; in clear also of test records, and of training records by class.",
+    )
     loss: Release = Field(default="noised", description="Training loss.")
 
 

@@ -131,8 +131,12 @@ class PrivateWork:
         """
         self._refuse_unfit()
         require_private(model)
+        # Asked before the count is paid for, so that a refusal costs nothing.
+        units = len(self._units)
+        histories = self.ledger.histories(self._training_cohort)
+        self._spending.training_plan(histories, task, units, units, self._steps)
         size, deviation = self.size(task, seed)
-        entry, plan = self._spending.reserve_training(self._training_cohort, task, len(self._units), size, self._steps)
+        entry, plan = self._spending.reserve_training(self._training_cohort, task, units, size, self._steps)
         with self._settled(entry):
             loss = train_classifier_privately(
                 model,
@@ -151,11 +155,11 @@ class PrivateWork:
         if self.terms.counts != "clear":
             numbers["count_deviation"] = deviation
         if self.terms.loss == "clear":
-            numbers |= {"loss_sum": loss.exact_total, "loss_records": float(loss.exact_units)}
+            numbers |= clear_loss(loss.exact_total, loss.exact_units, self.terms)
         elif loss.noised_sum is not None:
             # Without the number of patients, only their mean: the two sums together would tell it.
-            units = 1.0 if self.terms.counts == "withheld" else loss.expected_units
-            numbers |= {"loss_noised": loss.noised_sum / loss.expected_units * units, "loss_units": units}
+            shown = 1.0 if self.terms.counts == "withheld" else loss.expected_units
+            numbers |= {"loss_noised": loss.noised_sum / loss.expected_units * shown, "loss_units": shown}
         return numbers, _promise(plan), 1.0 if self.terms.counts == "withheld" else size
 
     def evaluate(
@@ -168,10 +172,11 @@ class PrivateWork:
         logits : callable
             Gives the scores, shape (records, classes); called once the release stands in the ledger.
         """
-        self._refuse_unfit()
         column = self.test.records["patient" if self.terms.unit == PrivacyUnit.PATIENT else "record"]
         # A site without test patients answers with noise alone: that it has none is a fact about its records too.
-        entry, plan = self._spending.reserve_evaluation(self._test_cohort, task, max(1, column.nunique()))
+        units = max(1, column.nunique())
+        self._spending.refuse_unfit(units)
+        entry, plan = self._spending.reserve_evaluation(self._test_cohort, task, units)
         with self._settled(entry):
             released = noised_histograms(
                 logits(),
@@ -215,7 +220,7 @@ class PrivateWork:
         return numbers
 
     def _refuse_unfit(self) -> None:
-        self._spending.refuse_unfit(int(self.train.records["patient"].nunique()), len(self._units))
+        self._spending.refuse_unfit(len(self._units))
 
     @contextmanager
     def _settled(self, entry: str) -> Iterator[None]:
@@ -247,6 +252,13 @@ class PrivateWork:
     @property
     def _steps(self) -> int:
         return steps_per_round(self.config.privacy.sampling_rate, self.config.finetune.local_epochs)
+
+
+def clear_loss(total: float, records: int, agreed: Terms) -> dict[str, float]:
+    """Return a loss in clear: where the number of patients is not, only the mean, which does not tell it."""
+    if agreed.counts == "clear":
+        return {"loss_sum": total, "loss_records": float(records)}
+    return {"loss_sum": total / max(records, 1), "loss_records": 1.0}
 
 
 def _promise(plan: PrivacyPlan) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from clients.policy import Policy, terms
-from clients.private_work import PrivateWork
+from clients.private_work import PrivateWork, clear_loss
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
@@ -37,6 +38,8 @@ from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 
 BINS = 8192
 """Of a score histogram: fine enough for a model whose scores still lie close together."""
+
+MOST_REPLICATES = 10_000
 
 
 class Site:
@@ -104,6 +107,8 @@ class Site:
         try:
             if not self.policy.allows(task.kind):
                 raise TaskRefusedError(Reason.NOT_ALLOWED)
+            _require_sensible(task)
+            self._refuse_few_patients(task)
             update = self._work[task.kind](task)
             require_listed(
                 task.kind, update.numbers, update.texts, update.tensors, update.weight, self._allowed_in_clear,
@@ -114,6 +119,18 @@ class Site:
             reason = _reason_of(error)
             self._note(task, reason)
             raise TaskRefusedError(reason, str(error)) from error
+
+    def _refuse_few_patients(self, task: Task) -> None:
+        """Refuse what rests on fewer patients than the policy asks for."""
+        least = self.policy.cohort.min_patients
+        synthetic = task.kind in (TaskKind.PRETRAIN, TaskKind.TRANSFER) or task.phase == "pretrain"
+        if synthetic or (task.kind == TaskKind.DESCRIBE and not task.campaign):
+            return
+        trained = self.train.records["patient"].nunique()
+        tested = self.test.records["patient"].nunique()
+        in_clear = task.kind == TaskKind.EVALUATE and self.terms.evaluation == "clear"
+        if trained < least or (in_clear and 0 < tested < least):
+            raise TaskRefusedError(Reason.COHORT_TOO_SMALL, f"{trained} patients to train on, {tested} to test on")
 
     def _note(self, task: Task, reason: Reason) -> None:
         self.state.mkdir(parents=True, exist_ok=True)
@@ -154,9 +171,7 @@ class Site:
         return Update(numbers=numbers, texts=texts)
 
     def _pretrain(self, task: Task) -> Update:
-        settings, recipe = self.config.pretrain, self._recipe()
-        if self.policy.tasks.recipes and recipe.hash not in self.policy.tasks.recipes:
-            raise TaskRefusedError(Reason.RECIPE_NOT_ALLOWED, f"recipe {recipe.hash}")
+        settings, recipe = self.config.pretrain, self._allowed_recipe()
         records = shard(recipe, task.shard, task.shards)
         targets = self._targets(task)
         model = self._model(len(targets))
@@ -205,7 +220,8 @@ class Site:
             progress=self._go_on,
         )
         weight = float(count) if self.terms.counts == "clear" else 1.0
-        return Update(_trained(model), _loss_numbers(loss) if self.terms.loss == "clear" else {}, weight=weight)
+        numbers = clear_loss(loss.total, loss.records, self.terms) if self.terms.loss == "clear" else {}
+        return Update(_trained(model), numbers, weight=weight)
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         numbers, texts, weight = self.private.finetune(
@@ -224,7 +240,7 @@ class Site:
         return self._evaluate_regression(task) if task.phase == "pretrain" else self._evaluate_classes(task)
 
     def _evaluate_regression(self, task: Task) -> Update:
-        recipe, targets = self._recipe(), self._targets(task)
+        recipe, targets = self._allowed_recipe(), self._targets(task)
         held_out = self.config.synthetic.held_out
         first, last = (recipe.size + held_out * k // task.shards for k in (task.shard, task.shard + 1))
         records, scale = _generated(recipe, first, last), target_scale(recipe)
@@ -258,9 +274,9 @@ class Site:
             return Update(_histograms(empty, self.test.labels, np.zeros((task.replicates, 0))))
         logits = self._logits(self._classifier(task))
         _require_finite(logits)
-        weights = patient_bootstrap_weights(
-            self.test.records["patient"].tolist(), task.replicates, self.config.run.seed
-        )
+        # A hospital draws its own: under a seed that the coordinator knows, each replicate weighs a patient by name.
+        seed = secrets.randbits(63) if self.private.owns_ledger else self.config.run.seed
+        weights = patient_bootstrap_weights(self.test.records["patient"].tolist(), task.replicates, seed)
         return Update(_histograms(logits, self.test.labels, weights[1:]))
 
     def _logits(self, model: nn.Module) -> np.ndarray:
@@ -290,8 +306,11 @@ class Site:
         generator.manual_seed(self.config.run.seed)
         return model.to(self.device)
 
-    def _recipe(self) -> Recipe:
-        return recipe_of(self.config.synthetic, self.train.info.rate)
+    def _allowed_recipe(self) -> Recipe:
+        recipe = recipe_of(self.config.synthetic, self.train.info.rate)
+        if self.policy.tasks.recipes and recipe.hash not in self.policy.tasks.recipes:
+            raise TaskRefusedError(Reason.RECIPE_NOT_ALLOWED, f"recipe {recipe.hash}")
+        return recipe
 
     def _targets(self, task: Task) -> tuple[str, ...]:
         return self.config.pretrain.targets if task.backbone == "shared" else (task.backbone,)
@@ -339,6 +358,23 @@ def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
 @lru_cache(maxsize=256)
 def _generated(recipe: Recipe, start: int, stop: int) -> SyntheticRecords:
     return generate(recipe, start, stop)
+
+
+def _require_sensible(task: Task) -> None:
+    """Refuse a task that no coordinator of this release sends, before it costs anything."""
+    phases = {
+        TaskKind.PRETRAIN: ("pretrain",),
+        TaskKind.FINETUNE: ("finetune",),
+        TaskKind.EVALUATE: ("pretrain", "finetune"),
+    }
+    trains = task.kind in (TaskKind.PRETRAIN, TaskKind.FINETUNE)
+    if (
+        task.phase not in phases.get(task.kind, (task.phase,))
+        or (trains and not 1 <= task.round_number <= task.rounds)
+        or not 0 <= task.shard < task.shards
+        or not 0 <= task.replicates <= MOST_REPLICATES
+    ):
+        raise TaskRefusedError(Reason.BAD_REQUEST, f"{task.kind} with {task.settings()}")
 
 
 def _load_whole(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:

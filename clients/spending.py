@@ -54,20 +54,18 @@ class Spending:
     request: PrivacySettings
     terms: Terms
 
-    def refuse_unfit(self, patients: int, units: int) -> None:
-        """Refuse a cohort or noise that the policy does not allow, before anything is spent.
+    def refuse_unfit(self, units: int) -> None:
+        """Refuse noise, or a delta for so many patients or records, that the policy does not allow.
+
+        The policy's own delta is compared, not the request's: whoever could vary it would find the number of patients.
 
         Raises
         ------
         TaskRefusedError
         """
-        if patients < self.policy.cohort.min_patients:
-            raise TaskRefusedError(
-                Reason.COHORT_TOO_SMALL, f"{patients} patients, fewer than {self.policy.cohort.min_patients}"
-            )
         if self.request.insecure_deterministic and not self.policy.tasks.insecure_deterministic:
             raise TaskRefusedError(Reason.INSECURE_NOISE)
-        warning = large_delta(self.terms.delta, units)
+        warning = large_delta(self.policy.budget.delta, units)
         if warning and self.policy.budget.large_delta == "refuse":
             raise TaskRefusedError(Reason.DELTA_TOO_LARGE, warning)
 

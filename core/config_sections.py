@@ -146,7 +146,7 @@ class PrivacySettings(Settings):
     enabled: bool = Field(default=False, description="Whether fine-tuning is differentially private.")
     epsilon: Positive = Field(default=8.0, description="Most that a site may spend over all rounds, by add or remove.")
     delta: float = Field(default=1e-5, gt=0, lt=1, description="Probability with which epsilon may not hold.")
-    clip: Positive = Field(default=1.0, description="Largest L2 norm of one unit's gradient.")
+    clip: float = Field(default=1.0, ge=1e-6, le=1e6, description="Largest L2 norm of one unit's gradient.")
     sampling_rate: float = Field(
         default=0.1, gt=0, le=1, description="Probability with which each patient takes part in a step."
     )
@@ -176,7 +176,9 @@ class PrivacySettings(Settings):
         default="noised",
         description="How the number of training patients leaves a site; it weighs the average of the sites.",
     )
-    count_noise: Positive = Field(default=10.0, description="Standard deviation of a noised number of patients.")
+    count_noise: float = Field(
+        default=10.0, ge=1, le=100, description="Standard deviation of a noised number of patients."
+    )
     loss: Release = Field(default="noised", description="How the training loss leaves a site.")
     insecure_deterministic: bool = Field(
         default=False,

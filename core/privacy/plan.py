@@ -11,6 +11,9 @@ from core.errors import ConfigError, PrivacyError
 from core.privacy.accountant import Mechanism
 from core.privacy.accountant import epsilon as spent_epsilon
 
+LEAST_CLIP = 1e-6
+"""Smallest norm that gradients may be clipped to; the largest is its inverse."""
+
 
 class PrivacyUnit(StrEnum):
     """Whose presence the guarantee hides."""
@@ -86,8 +89,9 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         _check_budget(self.epsilon, self.delta)
-        if not (self.clip > 0 and math.isfinite(self.clip)):
-            raise ConfigError(f"privacy.clip is {self.clip}; choose a finite norm above 0")
+        # Norms far below are lost to float32, whose squares end at 1e-45: what seems 0 would not be clipped.
+        if not LEAST_CLIP <= self.clip <= 1 / LEAST_CLIP:
+            raise ConfigError(f"privacy.clip is {self.clip}; choose a norm from {LEAST_CLIP:g} to {1 / LEAST_CLIP:g}")
         if self.units < 1:
             raise PrivacyError(f"the cohort has {self.units} {self.unit}s to protect; give the site records")
         Mechanism(self.noise_multiplier, self.sampling_rate, self.steps)

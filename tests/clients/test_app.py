@@ -28,10 +28,10 @@ def message_of(task: Task, **changes) -> Message:
     return message
 
 
-def context_of(tmp_path, *changes, node: int = 0) -> Context:
+def context_of(tmp_path, *changes, node: int = 0, **own) -> Context:
     config = tiny(tmp_path, f"run.folder={tmp_path / 'run'}", *changes)
     return Context(
-        run_id=1, node_id=7, node_config={"partition-id": node, "num-partitions": 2}, state=RecordDict(),
+        run_id=1, node_id=7, node_config={"partition-id": node, "num-partitions": 2, **own}, state=RecordDict(),
         run_config=config.to_run_config(),
     )  # fmt: skip
 
@@ -85,3 +85,22 @@ def test_an_answer_names_the_site_and_its_device(tmp_path):
     assert dict(reply.content["texts"])["name"] == "site-1"
     assert dict(reply.content["texts"])["device"] == "cpu"
     assert str(tmp_path) not in everything_in(reply)
+
+
+class TestOwnStateFolder:
+    """A node that names its folder takes policy and ledger from there, whatever the run's settings say."""
+
+    def test_its_policy_holds_though_the_run_points_elsewhere(self, tmp_path):
+        own = tmp_path / "hospital"
+        own.mkdir()
+        (own / "site.toml").write_text("[cohort]\nmin_patients = 1000\n")
+        elsewhere = f"run.state={tmp_path / 'elsewhere'}"
+        task = Task(TaskKind.DESCRIBE, "one")
+        assert not app(message_of(task), context_of(tmp_path, elsewhere)).has_error()
+        reply = app(message_of(task), context_of(tmp_path, elsewhere, state=str(own)))
+        assert reply.error.reason == "cohort-too-small"
+
+    def test_without_a_policy_there_nothing_is_done(self, tmp_path):
+        (tmp_path / "hospital").mkdir()
+        reply = app(message_of(Task(TaskKind.DESCRIBE, "")), context_of(tmp_path, state=str(tmp_path / "hospital")))
+        assert reply.error.reason == "bad-request"

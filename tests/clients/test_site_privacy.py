@@ -176,6 +176,44 @@ class TestRelease:
         assert reason_of(site, task) == Reason.BAD_REQUEST
         assert site.private.ledger.entries() == []
 
+    def test_a_clear_loss_does_not_tell_the_number_of_patients(self, records, tmp_path):
+        for name, changes in (("a", ()), ("b", ("privacy.enabled=false",))):
+            policy = Policy(
+                cohort=CohortPolicy(min_patients=5), tasks=TaskPolicy(private_only=False), budget=BudgetPolicy(delta=1e-3),
+                release=ReleasePolicy(loss="clear", counts="noised"),
+            )  # fmt: skip
+            site = site_of(records, tmp_path / name, *changes, release="clear", policy=policy)
+            numbers = site.run(round_of(1)).numbers
+            assert numbers["loss_records"] == 1.0
+            assert 0 < numbers["loss_sum"] < 5
+
+    def test_a_hospital_s_replicates_do_not_follow_a_seed_that_the_coordinator_knows(self, records, tmp_path):
+        policy = strict().model_copy(update={"release": ReleasePolicy(evaluation="clear")})
+        task = replace(evaluation(), replicates=20)
+        drawn = []
+        for name, owned in (("a", True), ("b", True), ("c", False), ("d", False)):
+            site = site_of(records, tmp_path / name, release="clear", policy=policy, owns_ledger=owned)
+            tensors = site.run(task).tensors
+            drawn.append(tensors["replicates"].sum(axis=(1, 2, 3)).tolist())
+        assert drawn[0] != drawn[1]
+        assert drawn[2] == drawn[3]
+
+    def test_a_round_that_is_refused_costs_nothing(self, records, tmp_path):
+        site = site_of(records, tmp_path, "privacy.epsilon=0.001")
+        assert reason_of(site, round_of(1, rounds=10**7)) == Reason.BUDGET_EXHAUSTED
+        assert site.private.ledger.entries() == []
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"phase": "odd"}, {"round_number": 0}, {"round_number": 5}, {"shard": 1}, {"replicates": -1}],
+    )
+    def test_tasks_that_no_coordinator_sends_cost_nothing(self, records, tmp_path, change):
+        site = site_of(records, tmp_path)
+        assert reason_of(site, replace(round_of(1), **change)) == Reason.BAD_REQUEST
+        if "round_number" not in change:
+            assert reason_of(site, replace(evaluation(), **change)) == Reason.BAD_REQUEST
+        assert site.private.ledger.entries() == []
+
     def test_a_clear_evaluation_costs_nothing(self, records, tmp_path):
         site = site_of(records, tmp_path, release="clear")
         update = site.run(evaluation())
@@ -343,6 +381,31 @@ class TestPolicy:
         assert site.private.ledger.entries() == []
         lax = strict(delta=0.2, large_delta="warn")
         site_of(records, tmp_path, "privacy.delta=0.2", policy=lax).run(round_of(1))
+
+    def test_too_few_patients_are_refused_whether_training_is_private_or_not(self, records, tmp_path):
+        policy = strict().model_copy(
+            update={"cohort": CohortPolicy(min_patients=50), "tasks": TaskPolicy(private_only=False)}
+        )
+        site = site_of(records, tmp_path, "privacy.enabled=false", policy=policy)
+        for task in (description(), round_of(1), evaluation()):
+            assert reason_of(site, task) == Reason.COHORT_TOO_SMALL
+
+    def test_too_few_test_patients_are_not_measured_in_clear(self, records, tmp_path):
+        policy = strict().model_copy(
+            update={"cohort": CohortPolicy(min_patients=16), "release": ReleasePolicy(evaluation="clear")}
+        )
+        site = site_of(records, tmp_path, release="clear", policy=policy)
+        site.run(round_of(1))
+        assert reason_of(site, evaluation()) == Reason.COHORT_TOO_SMALL
+
+    def test_varying_delta_does_not_find_the_number_of_patients(self, records, tmp_path):
+        for name, delta in (("a", 0.0001), ("b", 0.06), ("c", 0.065)):
+            site = site_of(records, tmp_path / name, f"privacy.delta={delta}", policy=strict(delta=0.2))
+            assert reason_of(site, round_of(1)) == Reason.DELTA_TOO_LARGE
+        # The nine test patients are fewer than the sixteen of training: 1 / 9 = 0.11.
+        site = site_of(records, tmp_path, policy=strict(delta=0.12))
+        assert reason_of(site, evaluation()) == Reason.DELTA_TOO_LARGE
+        site_of(records, tmp_path, policy=strict(delta=0.06)).run(evaluation())
 
     def test_noise_from_a_known_seed_is_refused_by_a_hospital(self, records, tmp_path):
         changes = ("privacy.insecure_deterministic=true",)

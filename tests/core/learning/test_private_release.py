@@ -156,7 +156,7 @@ class TestCanaries:
             return stepper.clipped_sum(draw_of(canaries=(0,)), fetching(*records(1)))[0]
 
         for size, clipped in [(0.2, 0.2), (0.31, 0.3), (1e6, 0.3)]:
-            assert np.linalg.norm(total(size)) == pytest.approx(clipped, rel=2e-6)
+            assert np.linalg.norm(total(size)) == pytest.approx(clipped, rel=2e-5)
             assert np.linalg.norm(total(size)) <= 0.3
 
     def test_score_the_gradient_of_the_others_and_the_noise_as_well(self):

@@ -22,9 +22,9 @@ from private_steps import (
 )  # fmt: skip
 from torch import nn
 
-from core.errors import ModelNotPrivateError
+from core.errors import ConfigError, ModelNotPrivateError
 from core.learning.classification import bce_loss
-from core.learning.private_step import clip_factors
+from core.learning.private_step import _add_clipped, clip_factors
 from core.models.registry import create_model, model_names
 from core.privacy.plan import PrivacyPlan, PrivacyUnit
 from core.privacy.sampling import Draw
@@ -152,7 +152,28 @@ class TestOnePatient:
         assert (clipped <= clip).all()
         small = np.array(norms) < 0.99 * clip
         assert (factors[small] == 1).all()
-        np.testing.assert_allclose(clipped[np.array(norms) > clip], clip, rtol=2e-6)
+        np.testing.assert_allclose(clipped[np.array(norms) > clip], clip, rtol=2e-5)
+
+    @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+    @pytest.mark.parametrize("size", [1, 63, 64, 65, 153_600])
+    def test_a_large_entry_beside_many_small_ones_does_not_hide_them_from_the_norm(self, size, scale):
+        # One float32 sum over 153,600 squares gives 1.0035 for this norm of 1.0041.
+        row = torch.full((1, size), 2.3e-4)
+        row[0, 0] = 1
+        sums = {(parameter := torch.zeros(size)): torch.zeros(size)}
+        _add_clipped(sums, {parameter: row * scale}, 0.5 * scale)
+        clipped = float(sums[parameter].double().norm())
+        assert (1 - 3e-5) * 0.5 * scale <= clipped <= 0.5 * scale
+
+    @pytest.mark.parametrize("clip", [1e-30, 1e-7, 1e7])
+    def test_a_clip_that_float32_cannot_tell_from_nothing_is_refused(self, clip):
+        with pytest.raises(ConfigError, match=r"choose a norm from 1e-06 to 1e\+06"):
+            plan(clip=clip)
+
+    def test_gradients_that_float32_takes_for_nothing_are_far_below_every_clip(self):
+        # Squares of entries below 1e-23 are 0 in float32: what is then added unclipped is no longer than this.
+        row = torch.full((1, 153_600), 1e-23)
+        assert float(row.double().norm()) < 1e-20 < 1e-6
 
 
 class TestStep:
