@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from core.console import table_for
 from core.report import numbers
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="The site's privacy ledger: every plan ever carried out on its patients.",
 )
+
+_NUMBERS = ("round", "patients", "noise", "q", "steps", "epsilon")
 
 State = Annotated[
     Path, typer.Argument(metavar="STATE", help="State folder of the site, or its ledger.sqlite.", show_default=False)
@@ -185,7 +188,7 @@ def plan(
     if campaign.warning:
         typer.echo(f"warning: {campaign.warning}", err=True)
     console = _console()
-    table = _table(console, "round", "steps", "epsilon")
+    table = table_for(console, "round", "steps", "epsilon", right=_NUMBERS)
     for done, spent in enumerate([spent_epsilon(history, delta), *campaign.epsilons]):
         table.add_row(f"{done or 'before'}", f"{done * campaign.steps_per_round}", numbers.epsilon(spent))
     console.print(table)
@@ -204,7 +207,20 @@ def _file(state: Path) -> Path:
 def _entries_table(console: Console, cohorts: dict[str, Cohort | None], entries: list[LedgerEntry]) -> Table:
     from rich.markup import escape
 
-    table = _table(console, "time", "campaign", "round", "task", "cohort", "patients", "noise", "q", "steps", "status")
+    table = table_for(
+        console,
+        "time",
+        "campaign",
+        "round",
+        "task",
+        "cohort",
+        "patients",
+        "noise",
+        "q",
+        "steps",
+        "status",
+        right=_NUMBERS,
+    )
     for entry in entries:
         cohort = cohorts[entry.fingerprint]
         table.add_row(
@@ -288,15 +304,3 @@ def _console() -> Console:
     console = Console()
     # A pipe has no width: every entry stays one line there.
     return console if console.is_terminal else Console(width=1000)
-
-
-def _table(console: Console, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    # Bare columns in a pipe, for other programs to read.
-    table = Table(box=box.HEAVY_HEAD if console.is_terminal else None)
-    for column in columns:
-        right = column in ("round", "patients", "noise", "q", "steps", "epsilon")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    return table

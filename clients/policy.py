@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from core.config_messages import problems
-from core.config_sections import Positive, PositiveCount, PrivacySettings, Release, Settings
+from core.config_sections import RELEASES, Positive, PositiveCount, PrivacySettings, Release, Settings, tuple_from_list
 from core.errors import ConfigError
 from core.privacy.plan import PrivacyUnit
 from core.tasks import TaskKind
@@ -21,11 +21,7 @@ FILE = "site.toml"
 _MODES: tuple[Release, ...] = ("clear", "noised", "withheld")
 
 
-def _tuple_from_list(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple_from_list)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(tuple_from_list)]
 
 
 class BudgetPolicy(Settings):
@@ -107,17 +103,21 @@ class Terms:
     counts: Release
     loss: Release
 
+    @property
+    def clear(self) -> frozenset[str]:
+        """What may leave in clear."""
+        return frozenset(item for item in RELEASES if getattr(self, item) == "clear")
+
 
 def terms(policy: Policy, request: PrivacySettings) -> Terms:
     """Return the stricter of policy and request, item by item."""
     budget = policy.budget
-    if not request.enabled:
-        modes = {item: getattr(policy.release, item) for item in ("evaluation", "counts", "loss")}
-    else:
-        modes = {
-            item: max(getattr(policy.release, item), getattr(request, item), key=_MODES.index)
-            for item in ("evaluation", "counts", "loss")
-        }
+    modes = {
+        item: max(getattr(policy.release, item), getattr(request, item), key=_MODES.index)
+        if request.enabled
+        else getattr(policy.release, item)
+        for item in RELEASES
+    }
     return Terms(
         epsilon=budget.epsilon,
         campaign_epsilon=min(request.epsilon, budget.campaign_epsilon or budget.epsilon),
@@ -130,11 +130,7 @@ def terms(policy: Policy, request: PrivacySettings) -> Terms:
 
 def simulated_policy(request: PrivacySettings) -> Policy:
     """Return the policy of a simulated site that has no ``site.toml``: it allows what is asked."""
-    modes = (
-        {"evaluation": request.evaluation, "counts": request.counts, "loss": request.loss}
-        if request.enabled
-        else dict.fromkeys(("evaluation", "counts", "loss"), "clear")
-    )
+    modes = {item: getattr(request, item) if request.enabled else "clear" for item in RELEASES}
     return Policy(
         budget=BudgetPolicy(epsilon=request.epsilon, delta=request.delta, unit=request.unit, large_delta="warn"),
         cohort=CohortPolicy(min_patients=1),

@@ -291,8 +291,6 @@ class Site:
             if not self._base_file(task.base).is_file():
                 raise TaskRefusedError(Reason.BASE_MISSING)
             base = load_file(self._base_file(task.base))
-        for values in task.tensors.values():
-            _require_finite(values)
         _load_whole(model, {**base, **task.tensors})
         set_trainable(model, self.config.transfer.trainable)
         return model
@@ -332,9 +330,7 @@ class Site:
 
     @property
     def _allowed_in_clear(self) -> frozenset[str]:
-        modes = {"evaluation": self.terms.evaluation, "counts": self.terms.counts, "loss": self.terms.loss}
-        named = {item for item, mode in modes.items() if mode == "clear"}
-        return frozenset(named if self.config.privacy.enabled else named | {"training"})
+        return self.terms.clear if self.config.privacy.enabled else self.terms.clear | {"training"}
 
     def _insecure_seed(self, task: Task) -> int | None:
         return self._seed(task) if self.config.privacy.insecure_deterministic else None

@@ -9,7 +9,7 @@ from clients.policy import Policy, Terms
 from core.config_sections import PrivacySettings
 from core.privacy.accountant import Mechanism, epsilon
 from core.privacy.cohort import Cohort
-from core.privacy.ledger import Ledger, LedgerEntry
+from core.privacy.ledger import Histories, Ledger, LedgerEntry
 from core.privacy.plan import (
     Bound,
     BudgetExhaustedError,
@@ -32,8 +32,6 @@ CRUMBS = 0.01
 
 COUNT = "count"
 """Task under which a noised number of patients stands in the ledger."""
-
-Histories = list[list[LedgerEntry]]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Target = Literal["hr", "pr", "qrs", "qt"]
 Release = Literal["clear", "noised", "withheld"]
 
+RELEASES = ("evaluation", "counts", "loss")
+"""What a site may say about its private records; each in clear, noised or withheld."""
 
-def _tuple_from_list(value: object) -> object:
+
+def tuple_from_list(value: object) -> object:
     """TOML and JSON only know lists; a frozen model holds tuples."""
     return tuple(value) if isinstance(value, list) else value
 
@@ -20,7 +23,7 @@ def _without_repeats(value: object) -> object:
 
 
 Fold = Annotated[int, Field(ge=1, le=10)]
-_Unique = (BeforeValidator(_without_repeats), BeforeValidator(_tuple_from_list))
+_Unique = (BeforeValidator(_without_repeats), BeforeValidator(tuple_from_list))
 Folds = Annotated[tuple[Fold, ...], Field(min_length=1), *_Unique]
 Targets = Annotated[tuple[Target, ...], Field(min_length=1), *_Unique]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

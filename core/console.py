@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TextIO
 
@@ -13,6 +13,8 @@ from core.errors import CardiofedError
 
 if TYPE_CHECKING:
     import typer
+    from rich.console import Console
+    from rich.table import Table
 
 BAD_INPUT = 2
 BROKEN_PIPE = 1
@@ -229,3 +231,27 @@ def _flushed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+def table_for(console: "Console", *columns: str, right: Collection[str] = (), title: str | None = None) -> "Table":
+    """Make an empty table: framed in a terminal, bare columns in a pipe for other programs to read.
+
+    Parameters
+    ----------
+    columns
+        Names; without any name there is no header.
+    right
+        The columns of numbers.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        show_header=any(columns),
+        box=box.HEAVY_HEAD if console.is_terminal else None,
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from core.config import ExperimentConfig, config_hash
+from core.config_sections import RELEASES
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import ConfigError, FederationError
@@ -28,9 +29,6 @@ from server.answers import Answers, Federation, without_misfits
 from server.pretrained import backbone_names, reusable_backbones
 from server.results import classification_results, model_results, privacy_results, site_results
 from server.run_folder import Checkpoint, RunFolder
-
-RELEASES = ("evaluation", "counts", "loss")
-"""What a site may say about its private records; each in clear, noised or withheld."""
 
 
 class Observer(Protocol):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.console import table_for
 from core.report import numbers
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def plan(
 
 def _plan_table(campaign: Forecast, console: Console, *, epsilon: float | None, delta: float, patients: int) -> Table:
     steps, rounds = campaign.steps_per_round, len(campaign.epsilons)
-    table = _table(console, "plan", "", "")
+    table = table_for(console, "", "", title="plan")
     budget = [("budget", f"epsilon {epsilon:g}")] if epsilon is not None else []
     for key, value in (
         *budget,
@@ -95,7 +96,7 @@ def _plan_table(campaign: Forecast, console: Console, *, epsilon: float | None, 
 
 
 def _round_table(campaign: Forecast, console: Console) -> Table:
-    table = _table(console, "rounds", "round", "steps", "epsilon")
+    table = table_for(console, "round", "steps", "epsilon", right=("steps", "epsilon"), title="rounds")
     for done, spent in enumerate(campaign.epsilons, start=1):
         table.add_row(f"{done}", f"{done * campaign.steps_per_round}", numbers.epsilon(spent))
     return table
@@ -114,19 +115,3 @@ def _summary(campaign: Forecast, delta: float, prv: bool) -> str:
         f"epsilon {numbers.epsilon(campaign.epsilons[-1])} at delta {delta:g} per patient (add-remove), "
         f"by RDP, which is enforced{tighter}"
     )
-
-
-def _table(console: Console, title: str, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    # Bare columns in a pipe, for other programs to read.
-    table = Table(
-        title=title,
-        title_justify="left",
-        show_header=any(columns),
-        box=box.HEAVY_HEAD if console.is_terminal else None,
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index and any(columns) else "left")
-    return table

@@ -151,6 +151,19 @@ class TestRelease:
         assert {entry.task for entry in history} == {"count", "train.finetune"}
         assert site.private.ledger.epsilon(site.private.ledger.cohort(site.train.records), 0.001) == before
 
+    def test_more_records_of_a_patient_are_in_the_plan_the_ledger_and_the_noise_but_not_by_record(
+        self, records, tmp_path
+    ):
+        changes = ("privacy.records_per_patient=3",)
+        site = site_of(records, tmp_path / "a", *changes)
+        assert site.run(round_of(1)).numbers["records_per_unit"] == 3.0
+        assert entries(site)[0].records_per_unit == 3
+        numbers = site.run(evaluation()).numbers
+        # Three records' weight in one cell of each of five classes.
+        assert numbers["histogram_deviation"] == pytest.approx(3 * 5**0.5 * numbers["noise_multiplier"])
+        by_record = site_of(records, tmp_path / "b", *changes, "privacy.unit=record")
+        assert by_record.run(round_of(1)).numbers["records_per_unit"] == 1.0
+
     def test_a_noised_evaluation_is_not_given_after_every_round(self, records, tmp_path):
         site = site_of(records, tmp_path)
         assert reason_of(site, replace(evaluation(), round_number=1, rounds=4)) == Reason.NOT_RELEASED
@@ -199,7 +212,8 @@ class TestRelease:
         assert drawn[2] == drawn[3]
 
     def test_a_round_that_is_refused_costs_nothing(self, records, tmp_path):
-        site = site_of(records, tmp_path, "privacy.epsilon=0.001")
+        # The noised number of patients alone would fit.
+        site = site_of(records, tmp_path)
         assert reason_of(site, round_of(1, rounds=10**7)) == Reason.BUDGET_EXHAUSTED
         assert site.private.ledger.entries() == []
 
