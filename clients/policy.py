@@ -37,10 +37,15 @@ class BudgetPolicy(Settings):
 
 
 class CohortPolicy(Settings):
-    """``[cohort]``: how many patients a task must rest on."""
+    """``[cohort]``: how many patients a task must rest on, and which synthetic cohorts may be fitted to records."""
 
     min_patients: PositiveCount = Field(
-        default=50, description="Fewest patients to train on, and to be measured on in clear."
+        default=50, description="Fewest patients to train on, to fit a cohort to, and to be measured on in clear."
+    )
+    may_fit: Texts = Field(
+        default=(),
+        description="Names of the synthetic cohorts that may be fitted to the site's records; their quantiles and "
+        "correlations leave in clear.",
     )
 
 

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,17 @@ from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, DataError, FederationError, PrivacyError
-from core.evaluation import patient_bootstrap_weights, regression_sums, score_histograms, without_empty_bins
+from core.evaluation import patient_bootstrap_weights, score_histograms, without_empty_bins
 from core.learning.classification import OptimizerSettings, classification_fetch, train_classifier
 from core.learning.private_step import Canaries
-from core.learning.regression import predict_targets, regression_fetch, target_columns, train_regression
+from core.learning.regression import measure_regression, pretext_model, target_code, train_regression
+from core.learning.targets import TargetCode
 from core.learning.training import Fetch, LossSum, Schedule, predict, steps_per_epoch
 from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors, load_tensors
 from core.privacy.release import require_listed
-from core.synthetic.recipe import Recipe, SyntheticRecords, generate, recipe_of, shard_bounds, target_scale
+from core.synthetic.source import Source, held_out_of, name_of, open_source, shard_of
 from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
 
 BINS = 8192
@@ -155,6 +155,8 @@ class Site:
         # Without a campaign it is only asked who it is: nothing about records, nothing spent.
         if not task.campaign:
             return Update(numbers=numbers, texts=texts)
+        if self.config.pretrain.enabled and not self.config.pretrain.from_run:
+            texts["synthetic"] = name_of(self._source())
         if self.terms.counts == "clear":
             numbers |= {
                 "train_records": float(len(self.train)),
@@ -171,16 +173,16 @@ class Site:
         return Update(numbers=numbers, texts=texts)
 
     def _pretrain(self, task: Task) -> Update:
-        settings, recipe = self.config.pretrain, self._allowed_recipe()
-        records = shard(recipe, task.shard, task.shards)
-        targets = self._targets(task)
-        model = self._model(len(targets))
-        _load_whole(model, task.tensors)
-        steps = steps_per_epoch(len(records), settings.batch_size) * settings.local_epochs
+        settings, source = self.config.pretrain, self._allowed_source()
+        start, stop = shard_of(source, task.shard, task.shards)
+        model, code = self._pretext(task, source)
+        steps = steps_per_epoch(stop - start, settings.batch_size) * settings.local_epochs
         loss = train_regression(
             model,
-            regression_fetch(records, targets, target_scale(recipe), self.config.data.normalisation),
-            len(records),
+            source,
+            start,
+            stop,
+            code,
             epochs=settings.local_epochs,
             batch_size=settings.batch_size,
             schedule=Schedule(settings.learning_rate, steps * task.rounds, steps * (task.round_number - 1)),
@@ -190,7 +192,7 @@ class Site:
             progress=self._go_on,
         )
         # No patient is involved: the loss and the size of the shard may leave.
-        return Update(all_tensors(model), _loss_numbers(loss), weight=float(len(records)))
+        return Update(all_tensors(model), _loss_numbers(loss), weight=float(stop - start))
 
     def _transfer(self, task: Task) -> Update:
         self.state.mkdir(parents=True, exist_ok=True)
@@ -240,19 +242,20 @@ class Site:
         return self._evaluate_regression(task) if task.phase == "pretrain" else self._evaluate_classes(task)
 
     def _evaluate_regression(self, task: Task) -> Update:
-        recipe, targets = self._allowed_recipe(), self._targets(task)
-        held_out = self.config.synthetic.held_out
-        first, last = (recipe.size + held_out * k // task.shards for k in (task.shard, task.shard + 1))
-        records, scale = _generated(recipe, first, last), target_scale(recipe)
-        if not len(records):
-            return Update({"sums": np.zeros((len(targets), 3))})
-        model = self._model(len(targets))
+        source = self._allowed_source()
+        start, stop = held_out_of(source, self.config.synthetic.held_out, task.shard, task.shards)
+        model, code = self._pretext(task, source)
+        errors = measure_regression(model, source, start, stop, code, self.device)
+        tensors = {"sums": errors.sums} if code.targets else {}
+        return Update(tensors if errors.boundaries is None else {**tensors, "boundaries": errors.boundaries})
+
+    def _pretext(self, task: Task, source: Source) -> tuple[nn.Module, TargetCode]:
+        """Return the network of a pretraining task with what was sent, and what its outputs mean."""
+        targets = self.config.pretrain.targets if task.backbone == "shared" else (task.backbone,)
+        code = target_code(source, targets, self.config.data.normalisation)
+        model = self._prepared(pretext_model(self.config.model.name, targets, self.train.info.rate, seed=0))
         _load_whole(model, task.tensors)
-        fetch = regression_fetch(records, targets, scale, self.config.data.normalisation)
-        predicted = predict_targets(model, fetch, len(records), targets, scale, self.device)
-        _require_finite(predicted)
-        columns = target_columns(targets)
-        return Update({"sums": regression_sums(predicted, records.targets[:, columns], scale.median[columns])})
+        return model, code
 
     def _evaluate_classes(self, task: Task) -> Update:
         mode = self.terms.evaluation
@@ -285,7 +288,8 @@ class Site:
         return predict(model, len(self.test), self._fetch(self.test), self.device)
 
     def _classifier(self, task: Task) -> nn.Module:
-        model = self._model(len(SUPERCLASSES))
+        outputs, rate = len(SUPERCLASSES), self.train.info.rate
+        model = self._prepared(create_model(self.config.model.name, outputs=outputs, rate=rate, seed=0))
         base: dict[str, np.ndarray] = {}
         if task.base:
             if not self._base_file(task.base).is_file():
@@ -295,23 +299,23 @@ class Site:
         set_trainable(model, self.config.transfer.trainable)
         return model
 
-    def _model(self, outputs: int) -> nn.Module:
-        model = create_model(self.config.model.name, outputs=outputs, rate=self.train.info.rate, seed=0)
-        # Dropout draws from the device's own generator; this makes a task repeatable whatever ran before it, and leaves
-        # the generators of other devices, on which other sites may be training, alone.
+    def _prepared(self, model: nn.Module) -> nn.Module:
+        """Return a model on the device, whose dropout is repeatable whatever ran before."""
+        # Dropout draws from the device's own generator; the generators of other devices, on which other sites may be
+        # training, are left alone.
         cuda = self.device.type == "cuda"
         generator = torch.cuda.default_generators[self.device.index or 0] if cuda else torch.default_generator
         generator.manual_seed(self.config.run.seed)
         return model.to(self.device)
 
-    def _allowed_recipe(self) -> Recipe:
-        recipe = recipe_of(self.config.synthetic, self.train.info.rate)
-        if self.policy.tasks.recipes and recipe.hash not in self.policy.tasks.recipes:
-            raise TaskRefusedError(Reason.RECIPE_NOT_ALLOWED, f"recipe {recipe.hash}")
-        return recipe
+    def _source(self) -> Source:
+        return open_source(self.config.synthetic, self.train.info)
 
-    def _targets(self, task: Task) -> tuple[str, ...]:
-        return self.config.pretrain.targets if task.backbone == "shared" else (task.backbone,)
+    def _allowed_source(self) -> Source:
+        source = self._source()
+        if self.policy.tasks.recipes and name_of(source) not in self.policy.tasks.recipes:
+            raise TaskRefusedError(Reason.RECIPE_NOT_ALLOWED, f"synthetic set {name_of(source)}")
+        return source
 
     def _go_on(self, steps: int) -> None:
         if self._stopping():
@@ -344,16 +348,6 @@ class Site:
         if not base.isalnum():
             raise TaskRefusedError(Reason.BAD_REQUEST, f"base {base!r}")
         return self.state / f"base-{base[:32]}.safetensors"
-
-
-def shard(recipe: Recipe, number: int, shards: int) -> SyntheticRecords:
-    """Return a site's part of the shared synthetic set, kept for the next round where memory allows."""
-    return _generated(recipe, *shard_bounds(recipe, number, shards))
-
-
-@lru_cache(maxsize=256)
-def _generated(recipe: Recipe, start: int, stop: int) -> SyntheticRecords:
-    return generate(recipe, start, stop)
 
 
 def _require_sensible(task: Task) -> None:

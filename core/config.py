@@ -170,8 +170,14 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
             f"transfer.target is {written(config.transfer.target)}, which is not among pretrain.targets "
             f"{written(pretrain.targets)}; add it there or choose one of them"
         )
+    if pretrain.enabled and config.synthetic.path and "mask" in pretrain.targets:
+        found.append(
+            f"pretrain.targets {written(pretrain.targets)} asks for the mask, which a set on disk does not hold; "
+            "take it out of pretrain.targets or leave synthetic.path empty"
+        )
     smallest_shard = config.synthetic.size // federation.sites
-    if pretrain.enabled and not pretrain.from_run and pretrain.batch_size > smallest_shard:
+    generates = pretrain.enabled and not pretrain.from_run and not config.synthetic.path
+    if generates and pretrain.batch_size > smallest_shard:
         found.append(
             f"pretrain.batch_size {pretrain.batch_size} is more than the {smallest_shard} synthetic records "
             f"of a site (synthetic.size {config.synthetic.size} over {federation.sites} sites); "

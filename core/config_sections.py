@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Target = Literal["hr", "pr", "qrs", "qt"]
+Target = Literal["hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t", "mask"]
 Release = Literal["clear", "noised", "withheld"]
 
 RELEASES = ("evaluation", "counts", "loss")
@@ -26,6 +26,7 @@ Fold = Annotated[int, Field(ge=1, le=10)]
 _Unique = (BeforeValidator(_without_repeats), BeforeValidator(tuple_from_list))
 Folds = Annotated[tuple[Fold, ...], Field(min_length=1), *_Unique]
 Targets = Annotated[tuple[Target, ...], Field(min_length=1), *_Unique]
+Names = Annotated[tuple[str, ...], Field(min_length=1), *_Unique]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -79,7 +80,22 @@ class SyntheticSettings(Settings):
         description="Further records of the same recipe, never trained on, on which errors are measured.",
     )
     seed: Seed = Field(default=1, description="Seed of the recipe; the same seed gives every site the same set.")
-    noise: NotNegative = Field(default=1.0, description="Noise level relative to the recipe's own; 0: clean records.")
+    noise: NotNegative = Field(default=1.0, description="Noise level relative to a resting record's; 0: clean records.")
+    cohort: str = Field(
+        default="wide",
+        min_length=1,
+        description="Whom the patients are drawn from: wide (flat over all that is met in a hospital), or a file "
+        "that `cardiofed synth cohort` wrote.",
+    )
+    morphologies: Names = Field(
+        default=("all",),
+        description="What the hearts may have: names that `cardiofed synth preview` shows, or all.",
+    )
+    path: str = Field(
+        default="",
+        description="Folder of a synthetic set that every site holds, in place of the recipe; relative to the current "
+        "directory; empty: the recipe.",
+    )
 
 
 class ModelSettings(Settings):
@@ -92,7 +108,7 @@ class ModelSettings(Settings):
 
 
 class PretrainSettings(Settings):
-    """``[pretrain]``: regression of intervals on the shared synthetic set; spends no privacy."""
+    """``[pretrain]``: measuring what is known of the shared synthetic set; spends no privacy."""
 
     enabled: bool = Field(default=True, description="Whether to pretrain; false: fine-tuning starts from scratch.")
     backbone: Literal["shared", "per-target"] = Field(
@@ -100,7 +116,8 @@ class PretrainSettings(Settings):
     )
     targets: Targets = Field(
         default=("hr", "pr", "qrs", "qt"),
-        description="What is predicted: heart rate (hr, in bpm), and the pr, qrs and qt intervals (in ms).",
+        description="What is predicted: heart rate (hr, in bpm), the pr, qrs, qt and qtc intervals (in ms), the QRS axis, "
+        "ST level (st) and T amplitude (t) of each lead, and where P, QRS and T are (mask).",
     )
     rounds: PositiveCount = Field(default=4, description="Federated rounds for each backbone.")
     local_epochs: PositiveCount = Field(default=1, description="Passes over a site's shard in each round.")

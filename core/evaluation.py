@@ -5,7 +5,7 @@ function of the sum, so that the pooled result is exact up to the width of a bin
 in the same way. Histograms with noise: `core.noised_evaluation`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -224,38 +224,36 @@ def macro(values: npt.ArrayLike) -> Floats:
     return mean
 
 
-def regression_sums(predictions: npt.ArrayLike, truth: npt.ArrayLike, medians: npt.ArrayLike) -> Floats:
+def regression_sums(errors: npt.ArrayLike, constant: npt.ArrayLike) -> Floats:
     """Sum what the mean absolute errors are made of; the sums of several sites add up.
 
     Parameters
     ----------
-    predictions, truth
-        (n, T) in bpm and ms; a record whose truth is NaN does not count for that target.
-    medians
-        (T,) what a constant prediction would be: the medians of the training targets.
+    errors
+        (n, T) absolute errors; a record whose truth is unknown (NaN) does not count for that target.
+    constant
+        (n, T) the same of a constant prediction: the medians of the training targets.
 
     Returns
     -------
     ndarray
         (T, 3): sum of absolute errors, the same of the constant, number of records.
     """
-    true = np.asarray(truth, dtype=np.float64)
-    known = ~np.isnan(true)
-    errors = np.abs(np.asarray(predictions, dtype=np.float64) - true)
-    constant = np.abs(np.asarray(medians, dtype=np.float64) - true)
-    sums = [np.where(known, values, 0.0).sum(0) for values in (errors, constant)]
+    own, other = (np.asarray(values, dtype=np.float64) for values in (errors, constant))
+    known = ~np.isnan(own)
+    sums = [np.where(known, values, 0.0).sum(0) for values in (own, other)]
     return np.stack([*sums, known.sum(0)], axis=1)
 
 
-def summarise_regression(sums: npt.ArrayLike, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+def summarise_regression(sums: npt.ArrayLike, units: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Turn summed errors into one backbone's part of the section "regression" of `results.json`.
 
     Parameters
     ----------
     sums
         (T, 3) as from `regression_sums`.
-    targets
-        T of "hr", "pr", "qrs", "qt".
+    units
+        T targets in order, each with the unit of its errors.
 
     Returns
     -------
@@ -263,11 +261,13 @@ def summarise_regression(sums: npt.ArrayLike, targets: Sequence[str]) -> dict[st
         For each target "mae", "median_mae", "unit" and "records"; a mean over no record is None.
     """
     summary = {}
-    for target, (error, constant, records) in zip(targets, np.asarray(sums, dtype=np.float64), strict=True):
+    for (target, unit), (error, constant, records) in zip(
+        units.items(), np.asarray(sums, dtype=np.float64), strict=True
+    ):
         summary[target] = {
             "mae": _number(error / records) if records else None,
             "median_mae": _number(constant / records) if records else None,
-            "unit": "bpm" if target == "hr" else "ms",
+            "unit": unit,
             "records": round(records),
         }
     return summary

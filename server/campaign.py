@@ -18,16 +18,26 @@ from core.config_sections import RELEASES
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import ConfigError, FederationError
-from core.evaluation import auroc, macro, summarise_regression
-from core.learning.transfer import set_trainable
+from core.evaluation import auroc, macro
+from core.learning.regression import pretext_model
+from core.learning.targets import regression_targets, unit_of
+from core.learning.transfer import backbone_tensors, set_trainable
 from core.models.registry import create_model
 from core.models.saved import ModelCard, save_model
 from core.models.tensors import all_tensors, load_tensors
-from core.synthetic.recipe import Recipe, recipe_of
+from core.synthetic.recipe import recipe_of
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
 from server.answers import Answers, Federation, without_misfits
 from server.pretrained import backbone_names, reusable_backbones
-from server.results import classification_results, model_results, privacy_results, site_results
+from server.results import (
+    classification_results,
+    model_results,
+    pretext_line,
+    privacy_results,
+    regression_results,
+    segmentation_results,
+    site_results,
+)
 from server.run_folder import Checkpoint, RunFolder
 
 
@@ -99,53 +109,70 @@ class Campaign:
                 found = ", ".join(f"{name} {value:g}" for name, value in values.items())
                 raise ConfigError(f"the sites' records have different {what} ({found}); import them again alike")
         devices = {name: update.texts["device"] for name, update in answers.updates.items()}
-        recipe = self._recipe()
         self.folder.update_record(
             devices=devices,
-            recipe={"hash": recipe.hash, "size": recipe.size, "rate": recipe.rate, "seed": recipe.seed}
-            if self.config.pretrain.enabled
-            else None,
+            recipe=self._synthetic_set() if self.config.pretrain.enabled else None,
             release={
                 item: getattr(self.config.privacy, item) if self.config.privacy.enabled else "clear"
                 for item in RELEASES
             },
         )
 
+    def _synthetic_set(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of the shared synthetic set, which must be the same at every site."""
+        texts = {name: update.texts for name, update in self._descriptions.items()}
+        named = {name: told["synthetic"] for name, told in texts.items() if "synthetic" in told}
+        rate, path = self._rate, self.config.synthetic.path
+        told: dict[str, Any] = {"path": path, "rate": rate}
+        if not path:
+            recipe = recipe_of(self.config.synthetic, rate)
+            named["this coordinator"] = recipe.hash
+            told = {"size": recipe.size, "rate": rate, "seed": recipe.seed}
+        if len(set(named.values())) > 1:
+            found = ", ".join(f"{name} {value[:16]}" for name, value in named.items())
+            mend = "give all a copy of one folder" if path else "use one release, and one cohort file, everywhere"
+            raise ConfigError(f"the sites would pretrain on different synthetic sets ({found}); {mend}")
+        told = {"hash": next(iter(named.values()), None), **told}
+        before = (self.folder.record().get("recipe") or {}).get("hash")
+        if before and told["hash"] not in (None, before):
+            raise ConfigError(
+                f"the synthetic set is no longer the one that {self.folder.path} began with; start a new run"
+            )
+        return told
+
     def _pretrain(self, backbone: str) -> None:
         name = f"backbones/{backbone}"
         if self.folder.load_tensors(name) is not None:
             return
         settings = self.config.pretrain
-        targets = self._targets(backbone)
-        model = self._create(len(targets))
+        targets = settings.targets if backbone == "shared" else (backbone,)
+        units = {target: unit_of(target, self.config.data.normalisation) for target in regression_targets(targets)}
+        model = pretext_model(self.config.model.name, targets, self._rate, self.config.run.seed)
         tensors, first = self._take_up("pretrain", backbone, all_tensors(model))
         sites = len(self._descriptions)
         self.observer.phase(f"pretrain {backbone}", 2 * sites * settings.rounds, 2 * sites * (first - 1))
-        summary: dict[str, Any] = {}
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.PRETRAIN, self._name, "pretrain", backbone, number, settings.rounds)
             answers = self._train(replace(request, tensors=tensors))
             tensors = self.federation.aggregate(number, answers.updates)
             evaluation = replace(request, kind=TaskKind.EVALUATE, tensors=tensors)
-            sums = self._ask(self._tasks(evaluation), "pretrain", number).updates
-            summary = summarise_regression(sum(update.tensors["sums"] for update in sums.values()), targets)
+            measured = self._ask(self._tasks(evaluation), "pretrain", number).updates
             self._close_round(
                 Checkpoint("pretrain", backbone, number, tensors),
                 answers,
                 settings.rounds,
                 time.monotonic() - began,
                 request_bytes=_bytes(tensors),
-                mae={target: values["mae"] for target, values in summary.items()},
-                median_mae={target: values["median_mae"] for target, values in summary.items()},
-                records=next(iter(summary.values()))["records"],
+                **pretext_line(measured, units),
             )
         self.folder.save_tensors(name, tensors)
 
     def _reuse_backbones(self, run: Path) -> None:
-        source, backbones = reusable_backbones(self.config, self._recipe().rate)
+        source, backbones = reusable_backbones(self.config, self._rate)
         for backbone, tensors in backbones.items():
             self.folder.save_tensors(f"backbones/{backbone}", tensors)
+        self.folder.update_record(recipe=source.record().get("recipe"))
         lines = self.folder.metrics()
         if not any(line["phase"] == "pretrain" for line in lines):
             reused = [{**line, "reused_from": str(run)} for line in source.metrics() if line["phase"] == "pretrain"]
@@ -159,7 +186,7 @@ class Campaign:
             backbone = self.config.transfer.target if self._per_target else "shared"
             tensors = self.folder.load_tensors(f"backbones/{backbone}")
             assert tensors is not None
-            load_tensors(model, {key: v for key, v in tensors.items() if not key.startswith("head.")})
+            load_tensors(model, backbone_tensors(tensors))
         set_trainable(model, self.config.transfer.trainable)
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         tensors = all_tensors(model)
@@ -235,7 +262,8 @@ class Campaign:
         own = [line for line in lines if "reused_from" not in line]
         seconds = {phase: sum(x["seconds"] for x in own if x["phase"] == phase) for phase in ("pretrain", "finetune")}
         results = {
-            "regression": _regression_results(lines),
+            "regression": regression_results(lines),
+            "segmentation": segmentation_results(lines),
             "classification": classification_results(measured.updates),
             "sites": site_results(self._descriptions, measured, own),
             "privacy": privacy_results(self.config.privacy.enabled, lines, measured.updates),
@@ -317,11 +345,12 @@ class Campaign:
         return {name: replace(task, shard=place, shards=len(names)) for place, name in enumerate(names)}
 
     def _create(self, outputs: int) -> Any:
-        rate = int(next(iter(self._descriptions.values())).numbers["rate"])
-        return create_model(self.config.model.name, outputs=outputs, rate=rate, seed=self.config.run.seed)
+        return create_model(self.config.model.name, outputs=outputs, rate=self._rate, seed=self.config.run.seed)
 
-    def _recipe(self) -> Recipe:
-        return recipe_of(self.config.synthetic, int(next(iter(self._descriptions.values())).numbers["rate"]))
+    @property
+    def _rate(self) -> int:
+        """Of the sites' records, in Hz."""
+        return int(next(iter(self._descriptions.values())).numbers["rate"])
 
     @property
     def _measures_rounds(self) -> bool:
@@ -332,30 +361,10 @@ class Campaign:
     def _per_target(self) -> bool:
         return self.config.pretrain.backbone == "per-target"
 
-    def _targets(self, backbone: str) -> tuple[str, ...]:
-        return self.config.pretrain.targets if backbone == "shared" else (backbone,)
-
     @property
     def _name(self) -> str:
         """Name of the campaign in the ledgers: the settings and the run folder, not the attempt."""
         return f"{config_hash(self.config)[:12]}-{self.folder.path.name}"
-
-
-def _regression_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return each backbone's errors after its last round."""
-    last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
-    return {
-        backbone: {
-            target: {
-                "mae": line["mae"][target],
-                "median_mae": line["median_mae"][target],
-                "unit": "bpm" if target == "hr" else "ms",
-                "records": line["records"],
-            }
-            for target in line["mae"]
-        }
-        for backbone, line in last.items()
-    }
 
 
 _PLAN = (

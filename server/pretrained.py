@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from core.config import ExperimentConfig
 from core.errors import ConfigError
+from core.synthetic.recipe import recipe_of
 from core.tasks import Tensors
 from server.run_folder import RunFolder
 
@@ -28,11 +30,21 @@ def reusable_backbones(config: ExperimentConfig, rate: int) -> tuple[RunFolder, 
     for key in ("model", "synthetic"):
         if getattr(theirs, key) != getattr(config, key):
             raise ConfigError(f"pretrain.from_run = {run} was pretrained under another [{key}]; make them equal")
-    their_rate = (source.record().get("recipe") or {}).get("rate", rate)
+    recipe = source.record().get("recipe") or {}
+    their_rate = recipe.get("rate", rate)
     if their_rate != rate:
         raise ConfigError(
             f"pretrain.from_run = {run} was pretrained at {their_rate} Hz and the records have {rate} Hz; "
             "name a run at the same rate"
+        )
+    if not config.synthetic.path and recipe.get("hash") != recipe_of(config.synthetic, rate).hash:
+        raise ConfigError(
+            f"pretrain.from_run = {run} was pretrained on a synthetic set that this release no longer makes; pretrain anew"
+        )
+    if config.pretrain.backbone == "shared" and set(theirs.pretrain.targets) != set(config.pretrain.targets):
+        raise ConfigError(
+            f"pretrain.from_run = {run} was pretrained with pretrain.targets = {json.dumps(theirs.pretrain.targets)}; "
+            "set it here as well"
         )
     if theirs.data.normalisation != config.data.normalisation:
         raise ConfigError(

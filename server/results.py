@@ -11,11 +11,50 @@ from torch import nn
 from core.classification_summary import summarise
 from core.config import ExperimentConfig
 from core.ecg.labels import SUPERCLASSES
-from core.evaluation import auroc, macro, pool
+from core.evaluation import auroc, macro, pool, summarise_regression
+from core.learning.segmentation import summarise_boundaries
 from core.models.registry import count_parameters
 from core.noised_evaluation import noised_auroc, rebinned, summarise_noised
 from core.tasks import Update
 from server.answers import Answers
+
+
+def pretext_line(measured: dict[str, Update], units: dict[str, str]) -> dict[str, Any]:
+    """Return what a pretraining round's line in ``metrics.jsonl`` says of the errors on unseen synthetic records.
+
+    Parameters
+    ----------
+    measured : dict of str to Update
+        Answers to the evaluation.
+    units : dict of str to str
+        Targets of the regression head, each with the unit of its errors.
+    """
+    tensors = [update.tensors for update in measured.values()]
+    line: dict[str, Any] = {"mae": {}, "median_mae": {}, "unit": units, "records": {}}
+    if units:
+        for target, row in summarise_regression(np.sum([part["sums"] for part in tensors], axis=0), units).items():
+            for key in ("mae", "median_mae", "records"):
+                line[key][target] = row[key]
+    if all("boundaries" in part for part in tensors):
+        line["segmentation"] = summarise_boundaries(np.sum([part["boundaries"] for part in tensors], axis=0))
+    return line
+
+
+def regression_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return each backbone's errors after its last round."""
+    last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
+    keys = ("mae", "median_mae", "unit", "records")
+    return {
+        backbone: {target: {key: line[key][target] for key in keys} for target in line["mae"]}
+        for backbone, line in last.items()
+        if line["mae"]
+    }
+
+
+def segmentation_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how well each backbone's segmentation head found P, QRS and T after its last round."""
+    last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
+    return {backbone: line["segmentation"] for backbone, line in last.items() if "segmentation" in line}
 
 
 def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:

@@ -27,9 +27,11 @@ def round_summary(line: dict[str, Any]) -> str:
     parts = [f"{line['phase']} {line['round']}/{line['rounds']}"]
     if line.get("loss") is not None:
         parts.append(f"loss {line['loss']:.4f}")
-    units = {"hr": "bpm"}
     errors = {target: mae for target, mae in line.get("mae", {}).items() if mae is not None}
-    parts += [f"{target} {mae:.2f} {units.get(target, 'ms')}" for target, mae in errors.items()]
+    parts += [f"{target} {mae:.2f} {line['unit'][target]}" for target, mae in errors.items()]
+    if line.get("segmentation"):
+        found = (edges["onset"]["sensitivity"] for edges in line["segmentation"].values())
+        parts.append(f"P, QRS, T found {' '.join(numbers.fixed(share, 2) for share in found)}")
     if line.get("macro_auroc") is not None:
         parts.append(f"macro AUROC {line['macro_auroc']:.3f}")
     if line.get("epsilon"):

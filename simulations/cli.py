@@ -9,7 +9,7 @@ import typer
 
 from core import console
 from core.report import numbers
-from simulations import audit_cli, data_cli, privacy_cli
+from simulations import audit_cli, data_cli, privacy_cli, synth_cli
 
 if TYPE_CHECKING:
     from core.config import ExperimentConfig
@@ -25,6 +25,7 @@ app = typer.Typer(
     "`cardiofed data import`.",
 )
 app.add_typer(data_cli.app, name="data")
+app.add_typer(synth_cli.app, name="synth")
 app.add_typer(privacy_cli.app, name="privacy")
 app.command()(audit_cli.audit)
 

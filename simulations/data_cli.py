@@ -26,7 +26,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the set th
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="Format: ptbxl or arrays.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="Format: ptbxl, arrays or deepfake.", show_default=False)],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to read.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
     rate: Annotated[int, typer.Option(help="Samples a second of the set.")] = 100,
@@ -55,14 +55,22 @@ def import_(
         float | None,
         typer.Option(help="ptbxl: ignore SCP codes below this likelihood in %.", show_default=False),
     ] = None,
+    clean: Annotated[
+        str | None,
+        typer.Option(
+            help="deepfake: usable leaves out rows without a file or with impossible intervals, 3sigma also "
+            "those beyond three standard deviations; by default such a row refuses the folder.",
+            show_default=False,
+        ),
+    ] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a folder of ECGs as a set: 12 leads, one rate, one length, filtered.
 
-    SOURCE is the format of DIR: **ptbxl** (PTB-XL's official folder) or **arrays** (`signals.npy` and
-    `records.csv`). The folder OUT appears when everything is in; interrupted, the same command goes on where
-    it stopped.
+    SOURCE is the format of DIR: **ptbxl** (PTB-XL's official folder), **arrays** (`signals.npy` and
+    `records.csv`) or **deepfake** (DeepFake ECG: `.asc` files and a CSV of their intervals). The folder OUT
+    appears when everything is in; interrupted, the same command goes on where it stopped.
 
     Example: `cardiofed data import ptbxl ptb-xl-1.0.3 sets/ptbxl`
 
@@ -86,6 +94,7 @@ def import_(
             source_rate=source_rate,
             units=units,
             minimum_likelihood=minimum_likelihood,
+            clean=clean,
             skip_broken=skip_broken,
             overwrite=overwrite,
             progress=lambda done, total: bars.update(task, completed=done, total=total),

@@ -24,6 +24,7 @@ import torch
 
 from core.config import ExperimentConfig
 from core.errors import FederationError
+from core.synthetic.source import absolute_paths
 from server.campaign import Observer
 from server.run_folder import RunFolder
 
@@ -125,6 +126,7 @@ def _write_app(app: Path, config: ExperimentConfig, folder: RunFolder) -> None:
     for key in ("data.path", "pretrain.from_run"):
         if run_config[key]:
             run_config[key] = str(Path(str(run_config[key])).resolve())
+    run_config |= absolute_paths(config.synthetic)
     nested: dict[str, dict[str, object]] = {}
     for key, value in run_config.items():
         section, name = key.split(".", 1)

@@ -12,12 +12,15 @@ import torch
 from clients.device import choose_device
 from clients.hospital import Federation, open_federation
 from core.config import ExperimentConfig, with_overrides
+from core.ecg.dataset import DatasetInfo
 from core.ecg.labels import SUPERCLASSES
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.learning.classification import classification_fetch
+from core.learning.regression import target_code
 from core.learning.training import predict
 from core.models.saved import load_model
 from core.report.page import write_report
+from core.synthetic.source import absolute_paths, open_source, shard_of
 from server.campaign import Observer
 from server.pretrained import reusable_backbones
 from server.run_folder import RunFolder
@@ -37,7 +40,9 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
         "pretrain.from_run": config.pretrain.from_run,
         "run.state": config.run.state,
     }
-    config = with_overrides(config, [f"{key}={Path(path).resolve()}" for key, path in paths.items() if path])
+    absolute = {key: str(Path(path).resolve()) for key, path in paths.items() if path}
+    absolute |= absolute_paths(config.synthetic)
+    config = with_overrides(config, [f"{key}={path}" for key, path in absolute.items()])
     federation = check(config)
     folder = RunFolder.create(config)
     info, dataset = federation.dataset.info, federation.dataset
@@ -76,6 +81,8 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
     federation = open_federation(config)
     if config.pretrain.from_run:
         reusable_backbones(config, federation.dataset.info.rate)
+    elif config.pretrain.enabled:
+        _check_pretraining(config, federation.dataset.info)
     before = folder.record().get("data", {}).get("fingerprint") if folder else None
     if folder and before not in (None, federation.dataset.fingerprint):
         raise DataError(
@@ -83,6 +90,19 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
             "began with; restore them or start a new run"
         )
     return federation
+
+
+def _check_pretraining(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """Refuse a synthetic set that cannot be opened, is too small, or does not know a target."""
+    source = open_source(config.synthetic, info)
+    sites, batch = config.federation.sites, config.pretrain.batch_size
+    smallest = shard_of(source, 0, sites)[1]
+    if smallest < batch:
+        raise ConfigError(
+            f"pretrain.batch_size {batch} is more than the {smallest} synthetic records of a site; "
+            "lower it, or give a larger set"
+        )
+    target_code(source, config.pretrain.targets, config.data.normalisation)
 
 
 def carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> Path:

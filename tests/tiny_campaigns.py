@@ -102,8 +102,13 @@ def rounds_of(run: Path) -> list[dict[str, Any]]:
 class FakeFederation:
     """Sites that move what they are sent by a number of their own, and write down what they were asked."""
 
-    def __init__(self, names: tuple[str, ...] = ("a", "b"), rates: dict[str, int] | None = None) -> None:
-        self.names, self.rates = list(names), rates or {}
+    def __init__(
+        self,
+        names: tuple[str, ...] = ("a", "b"),
+        rates: dict[str, int] | None = None,
+        sets: dict[str, str] | None = None,
+    ) -> None:
+        self.names, self.rates, self.sets = list(names), rates or {}, sets or {}
         self.asked: list[tuple[str, Task]] = []
         self.bases: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
         self.refuse: dict[tuple[str, str, int], Reason] = {}
@@ -142,14 +147,20 @@ class FakeFederation:
         if task.kind == TaskKind.DESCRIBE:
             rate = float(self.rates.get(site, 100))
             numbers = {"rate": rate, "samples": 10 * rate, "band_low": 0.5, "band_high": 40.0}
-            return Update({}, numbers, {"name": site, "device": "cpu"})
+            held = {"synthetic": self.sets[site]} if site in self.sets else {}
+            return Update({}, numbers, {"name": site, "device": "cpu", **held})
         if task.kind == TaskKind.TRANSFER:
             self.bases[site][task.base] = task.tensors
             return Update()
         if task.kind == TaskKind.EVALUATE and task.phase == "pretrain":
-            outputs = task.tensors["head.bias"].shape[0]
             moved = sum(float(task.tensors[name].mean()) for name in sorted(task.tensors))
-            return Update({"sums": np.tile([2.0 + abs(moved), 2.0, 2.0], (outputs, 1))})
+            sums = {}
+            # One output a target: these sites know neither the axis nor amplitudes.
+            if "head.bias" in task.tensors:
+                sums["sums"] = np.tile([2.0 + abs(moved), 2.0, 2.0], (len(task.tensors["head.bias"]), 1))
+            if any(name.startswith("segmenter.") for name in task.tensors):
+                sums["boundaries"] = np.tile([10.0, 9.0, 90.0, 12.0, 9.0], (3, 2, 1))
+            return Update(sums)
         if task.kind == TaskKind.EVALUATE:
             return self._scores(place, task)
         step = np.float32(0.01 * (place + 1) / task.round_number)

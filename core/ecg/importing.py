@@ -136,6 +136,7 @@ def import_source(
         band=stored_band,
         scale=encode(np.zeros(0), wanted)[1],
         source=source,
+        simulated=opened.simulated,
     )
     identity = {
         "folder": str(Path(folder).resolve()),

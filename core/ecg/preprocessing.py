@@ -19,7 +19,8 @@ NORMALISATIONS = ("none", "lead-zscore", "record-robust")
 BAND = (0.5, 40.0)
 SECONDS = 10
 
-_EXTENSION_SECONDS = 0.054
+EXTENSION_SECONDS = 0.054
+"""Odd extension of a record at either end before it is filtered."""
 # Mean absolute deviation of a standard normal variable: sqrt(2 / pi).
 _GAUSSIAN_MEAN_DEVIATION = 0.7978845608
 
@@ -83,8 +84,8 @@ def band_pass(signal: ArrayLike, rate: int, band: tuple[float, float] = BAND) ->
         raise DataError(f"a band of {low:g}-{high:g} Hz is impossible at {rate} Hz; keep 0 < low < high < {rate / 2:g}")
     if values.shape[-1] < 2:
         raise DataError(f"{values.shape[-1]} samples are too short to filter; give at least 2")
-    sections = _sections(rate, low, high)
-    padding = min(round(_EXTENSION_SECONDS * rate), values.shape[-1] - 1)
+    sections = band_sections(rate, low, high)
+    padding = min(round(EXTENSION_SECONDS * rate), values.shape[-1] - 1)
     filtered: NDArray[Any] = sosfiltfilt(sections, values, axis=-1, padlen=padding)
     return filtered.astype(values.dtype, copy=False)
 
@@ -168,7 +169,8 @@ def _floating(signal: ArrayLike) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=32)
-def _sections(rate: int, low: float, high: float) -> NDArray[Any]:
+def band_sections(rate: int, low: float, high: float) -> NDArray[Any]:
+    """Return the second-order sections of :func:`band_pass` at a rate, edges in Hz."""
     sections: NDArray[Any] = butter(4, (low, high), btype="bandpass", fs=rate, output="sos")
     return sections
 

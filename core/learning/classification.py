@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from core.ecg.dataset import EcgDataset
 from core.learning.private_step import Canaries, PrivateLoss, PrivateStepper
-from core.learning.training import Fetch, LossSum, PlainStepper, Schedule, shuffled_batches, train
+from core.learning.training import Fetch, LossSum, PlainStepper, Schedule, fetched, shuffled_batches, train
 from core.privacy.noise import SeededNoise, SystemNoise
 from core.privacy.plan import PrivacyPlan
 from core.privacy.sampling import NOBODY, Units, poisson_draws
@@ -64,7 +64,8 @@ def train_classifier(
     """Train without privacy on shuffled mini-batches; the model is changed in place."""
     model.train()
     stepper = PlainStepper(model, optimizer.build(_trainable(model), schedule.peak), bce_loss)
-    return train(stepper, shuffled_batches(count, batch_size, epochs, seed), fetch, schedule, device, progress)
+    rows = shuffled_batches(count, batch_size, epochs, seed)
+    return train(stepper, fetched(rows, fetch, device), schedule, progress)
 
 
 def train_classifier_privately(

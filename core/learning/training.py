@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from core.errors import FederationError
 
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Rows -> (signals of shape (b, leads, samples) float32, labels or standardised targets of shape (b, outputs) float32)."""
+"""Rows -> (signals of shape (b, leads, samples) float32, labels of shape (b, outputs) float32)."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, truth) of shape (b, outputs) -> loss of each record, shape (b,)."""
+Batch = tuple[Tensor, Any]
+"""Signals of shape (b, leads, samples) and their truth, both on the device."""
+
+Loss = Callable[[Any, Any], Tensor]
+"""(outputs of the model, truth of the batch) -> loss of each record, shape (b,)."""
 
 
 class Stepper(Protocol):
     """What takes one optimisation step on a batch and returns the sum of the records' losses."""
 
-    def step(self, signals: Tensor, truth: Tensor, learning_rate: float) -> float:
+    def step(self, signals: Tensor, truth: Any, learning_rate: float) -> float:
         """Take the step."""
 
 
@@ -85,20 +88,24 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return max(1, math.ceil(count / batch_size))
 
 
+def fetched(rows: Iterable[np.ndarray], fetch: Fetch, device: torch.device) -> Iterator[Batch]:
+    """Yield the batch of each step on the device, gathered from its rows."""
+    for chosen in rows:
+        signals, truth = fetch(chosen)
+        yield torch.from_numpy(signals).to(device), torch.from_numpy(truth).to(device)
+
+
 def train(
     stepper: Stepper,
-    batches: Iterable[np.ndarray],
-    fetch: Fetch,
+    batches: Iterable[Batch],
     schedule: Schedule,
-    device: torch.device,
     progress: Callable[[int], object] | None = None,
 ) -> LossSum:
     """Take one step a batch.
 
     Parameters
     ----------
-    batches : iterable of ndarray
-        Rows of each step.
+    batches : iterable of Batch
     progress : callable, optional
         Called with 1 after every step.
 
@@ -108,25 +115,39 @@ def train(
         When the loss stops being finite.
     """
     total, records = 0.0, 0
-    for step, rows in enumerate(batches):
-        signals, truth = fetch(rows)
-        loss = stepper.step(torch.from_numpy(signals).to(device), torch.from_numpy(truth).to(device), schedule.at(step))
+    for step, (signals, truth) in enumerate(batches):
+        loss = stepper.step(signals, truth, schedule.at(step))
         if not math.isfinite(loss):
             raise FederationError("the training loss is no longer finite; lower the learning rate")
-        total, records = total + loss, records + len(rows)
+        total, records = total + loss, records + len(signals)
         if progress is not None:
             progress(1)
     return LossSum(total, records)
 
 
 class PlainStepper:
-    """A step without privacy: mean loss over the batch, gradients clipped at ``max_norm`` for stability."""
+    """A step without privacy: mean loss over the batch, gradients clipped at ``max_norm`` for stability.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, max_norm: float = 5.0) -> None:
+    Parameters
+    ----------
+    model : callable
+        Signals -> what the loss compares with the truth.
+    optimizer : torch.optim.Optimizer
+    loss : Loss
+    max_norm : float
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        max_norm: float = 5.0,
+    ) -> None:
         self.model, self.optimizer, self.loss, self.max_norm = model, optimizer, loss, max_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def step(self, signals: Tensor, truth: Tensor, learning_rate: float) -> float:
+    def step(self, signals: Tensor, truth: Any, learning_rate: float) -> float:
         """Take a step; return the sum of the losses before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -1,9 +1,11 @@
-"""Transfer: the regression head makes way for a classification head, and part of the backbone may be frozen.
+"""Transfer: the pretraining heads make way for a classification head, and part of the backbone may be frozen.
 
 Whole modules are frozen, never single weights of a layer: Opacus needs each layer either to train or not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from torch import nn
@@ -11,6 +13,9 @@ from torch import nn
 from core.errors import ConfigError
 
 TRAINABLE_MODES = ("all", "norms-and-head", "last-stage", "head")
+
+HEADS = ("head.", "segmenter.")
+"""How the names of the tensors begin that pretraining alone needs."""
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm)
 
@@ -38,6 +43,11 @@ def set_trainable(model: nn.Module, mode: str) -> None:
     model.requires_grad_(False)
     for module in chosen:
         module.requires_grad_(True)
+
+
+def backbone_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what transfer keeps of a pretrained model: all but its heads."""
+    return {name: values for name, values in tensors.items() if not name.startswith(HEADS)}
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, np.ndarray]:

@@ -40,23 +40,34 @@ class Inception1d(nn.Module):
             nn.Dropout(0.5),
         )
         self.head = nn.Linear(WIDTH, outputs)
+        self.segmenter: nn.Module | None = None
+        self.map_widths, self.map_stride = (WIDTH,), 1
 
-    def forward_features(self, signals: Tensor) -> Tensor:
-        """Return (batch, 128) features from (batch, leads, samples)."""
+    def forward_maps(self, signals: Tensor) -> list[Tensor]:
+        """Return the last map alone, (batch, 128, samples): no layer before it strides."""
         x = residual = signals
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i % 3 == 2:
                 x = torch.relu(x + self.shortcuts[i // 3](residual))
                 residual = x
-        return self.neck(torch.cat([x.amax(dim=-1), x.mean(dim=-1)], dim=1))
+        return [x]
+
+    def pool(self, last: Tensor) -> Tensor:
+        """Return (batch, 128) features: maximum and mean over time of the last map, through the neck."""
+        return self.neck(torch.cat([last.amax(dim=-1), last.mean(dim=-1)], dim=1))
+
+    def forward_features(self, signals: Tensor) -> Tensor:
+        """Return (batch, 128) features from (batch, leads, samples)."""
+        return self.pool(self.forward_maps(signals)[-1])
 
     def forward(self, signals: Tensor) -> Tensor:
         """Return (batch, outputs)."""
         return self.head(self.forward_features(signals))
 
     def reset_head(self, outputs: int) -> None:
-        """Replace the last linear layer, 128 -> outputs, as the paper's transfer does."""
+        """Replace the last linear layer, 128 -> outputs, as the paper's transfer does; a segmentation head goes."""
+        self.segmenter = None
         self.head = nn.Linear(WIDTH, outputs).to(self.head.weight.device)
 
     def last_stage(self) -> list[nn.Module]:

@@ -32,21 +32,31 @@ class ResNet1d(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, widths[-1])
         self.features = 2 * widths[-1]
         self.head = nn.Linear(self.features, outputs)
+        self.segmenter: nn.Module | None = None
+        self.map_widths, self.map_stride = (widths[0], *widths[:2], widths[-1]), stride
+
+    def forward_maps(self, signals: Tensor) -> list[Tensor]:
+        """Return the maps at 50, 25, 12.5 and 6.25 Hz, (batch, channels, positions); the last one gives the features."""
+        maps = [self.stem(signals)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return [*maps[:3], torch.relu(self.norm(maps[-1]))]
+
+    def pool(self, last: Tensor) -> Tensor:
+        """Return (batch, 128) features: mean and maximum over time of the last map."""
+        return torch.cat([last.mean(dim=-1), last.amax(dim=-1)], dim=1)
 
     def forward_features(self, signals: Tensor) -> Tensor:
-        """Return (batch, 128) features: mean and maximum over time of the last stage."""
-        x = self.stem(signals)
-        for stage in self.stages:
-            x = stage(x)
-        x = torch.relu(self.norm(x))
-        return torch.cat([x.mean(dim=-1), x.amax(dim=-1)], dim=1)
+        """Return (batch, 128) features."""
+        return self.pool(self.forward_maps(signals)[-1])
 
     def forward(self, signals: Tensor) -> Tensor:
         """Return (batch, outputs) from (batch, leads, samples)."""
         return self.head(self.forward_features(signals))
 
     def reset_head(self, outputs: int) -> None:
-        """Replace the head by a fresh linear layer."""
+        """Replace the head by a fresh linear layer; a segmentation head goes."""
+        self.segmenter = None
         self.head = nn.Linear(self.features, outputs).to(self.stem.weight.device)
 
     def last_stage(self) -> list[nn.Module]:

@@ -225,7 +225,7 @@ _EVALUATE_SYNTHETIC, _EVALUATE = f"{TaskKind.EVALUATE}/pretrain", f"{TaskKind.EV
 
 FIELDS: Mapping[tuple[str, str, str], tuple[Field, ...]] = {
     **_fields(TaskKind.DESCRIBE, "number", ("rate", "samples", "band_low", "band_high"), _PUBLIC),
-    **_fields(TaskKind.DESCRIBE, "text", ("name", "device", "normalisation"), _PUBLIC),
+    **_fields(TaskKind.DESCRIBE, "text", ("name", "device", "normalisation", "synthetic"), _PUBLIC),
     **_fields(
         TaskKind.DESCRIBE,
         "number",
@@ -259,7 +259,7 @@ FIELDS: Mapping[tuple[str, str, str], tuple[Field, ...]] = {
     # Shares of the size of the cohort, which sums of gradients are divided by and sites weighed by.
     **_fields(TaskKind.FINETUNE, "number", ("expected_batch", "loss_units"), *_COUNT),
     **_fields(TaskKind.FINETUNE, "weight", ("weight",), *_COUNT),
-    **_fields(_EVALUATE_SYNTHETIC, "tensor", ("sums",), _SYNTHETIC),
+    **_fields(_EVALUATE_SYNTHETIC, "tensor", ("sums", "boundaries"), _SYNTHETIC),
     **_fields(
         _EVALUATE,
         "tensor",

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.ecg.leads import LEADS, canonical_lead
 from core.errors import DataError
+from core.report.calipers import Calipers, draw_calipers
 
 SPEED = 25.0
 """Paper speed in mm/s."""
@@ -50,6 +51,7 @@ def draw_ecg(
     leads: Sequence[str] = LEADS,
     title: str | None = None,
     units: str = "mV",
+    calipers: Calipers | None = None,
 ) -> Figure:
     """Draw one record as a printed 12-lead ECG.
 
@@ -70,6 +72,8 @@ def draw_ecg(
     units : {"mV", "z"}
         "z" is any signal without a millivolt scale: it is drawn at a gain that fits the rows, without a
         calibration pulse, and the footer says "normalised units" in place of mm/mV.
+    calipers : Calipers, optional
+        Of one beat: brackets of PR, QRS and QT are drawn below it in the rhythm strip and in its panel of lead II.
 
     Returns
     -------
@@ -101,11 +105,15 @@ def draw_ecg(
             at = left + column * _COLUMN_SECONDS * SPEED
             _draw_trace(sheet, traces.get(name), rate, start, _COLUMN_SECONDS, at, level, gain)
             _label(sheet, name, at, level, present=name in traces)
+            if name == RHYTHM and calipers:
+                _draw_calipers(sheet, calipers, traces.get(name), rate, start, _COLUMN_SECONDS, at, level, gain)
             if column:
                 _draw(sheet, [at, at], [level - 2.0, level + 2.0], 0.3)
     level = _level(len(LAYOUT))
     _draw_trace(sheet, traces.get(RHYTHM), rate, 0.0, _STRIP_SECONDS, left, level, gain)
     _label(sheet, RHYTHM, left, level, present=RHYTHM in traces)
+    if calipers:
+        _draw_calipers(sheet, calipers, traces.get(RHYTHM), rate, 0.0, _STRIP_SECONDS, left, level, gain)
     if units == "mV":
         for row in range(len(LAYOUT) + 1):
             _draw_pulse(sheet, _level(row))
@@ -178,6 +186,25 @@ def _draw_trace(
     # The sample that ends the window belongs to it, so that neighbouring panels meet.
     part = samples[first : first + round(seconds * rate) + 1]
     _draw(sheet, at + np.arange(part.size) / rate * SPEED, level + part * gain, 0.28)
+
+
+def _draw_calipers(
+    sheet: Axes,
+    calipers: Calipers,
+    samples: NDArray[np.float64] | None,
+    rate: float,
+    start: float,
+    seconds: float,
+    at: float,
+    level: float,
+    gain: float,
+) -> None:
+    if samples is None:
+        return
+    first = round(start * rate)
+    part = samples[first : first + round(seconds * rate) + 1]
+    times = (first + np.arange(part.size)) / rate
+    draw_calipers(sheet, calipers, times, level + part * gain, at=at, level=level, speed=SPEED)
 
 
 def _draw_pulse(sheet: Axes, level: float) -> None:

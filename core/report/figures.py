@@ -25,6 +25,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.
 _FAINT = to_rgba(INK, 0.18)
 _TEXT = 10.0
 _MANY_SITES = 40
+_LEGEND_COLUMNS = 4
 
 
 def pretraining_curves(metrics: Iterable[Row]) -> Figure | None:
@@ -52,9 +53,12 @@ def pretraining_curves(metrics: Iterable[Row]) -> Figure | None:
                 lines.setdefault((backbone, target), []).append((int(row["round"]), mae / median))
     if not lines:
         return None
-    figure = Figure(figsize=(_WIDTH, 3.3))
-    axes = _axes(figure, (0.125, 0.16, 0.85, 0.70))
     targets = list(dict.fromkeys(target for _, target in lines))
+    # Every four names take a row of the legend, above the axes.
+    extra = 0.22 * ((len(lines) - 1) // _LEGEND_COLUMNS)
+    height = 3.3 + extra
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = _axes(figure, (0.125, 0.528 / height, 0.85, 2.31 / height))
     for backbone, target in lines:
         # The backbones of a run share all targets or have one each: only other names need to be told.
         label = target.upper() if backbone in ("shared", target) else f"{target.upper()} ({backbone})"
@@ -232,13 +236,15 @@ def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, float]], index: int, label: str) -> None:
-    style = index % len(SERIES)
+    turn, style = divmod(index, len(SERIES))
+    # Where colours come again, dashes and markers do not come with them.
+    other = (style + turn) % len(SERIES)
     axes.plot(
         *zip(*points, strict=True),
         color=SERIES[style],
-        linestyle=_DASHES[style],
+        linestyle=_DASHES[other],
         linewidth=1.8,
-        marker=_MARKERS[style],
+        marker=_MARKERS[other],
         markersize=4.5 if len(points) <= 30 else 0,
         label=label,
     )
@@ -248,7 +254,7 @@ def _legend(axes: Axes) -> None:
     legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
-        ncols=4,
+        ncols=_LEGEND_COLUMNS,
         frameon=False,
         fontsize=_TEXT,
         labelcolor=INK,

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from core.ecg.labels import SUPERCLASSES
-from core.report import figures, privacy_section, sections
+from core.report import figures, pretraining_section, privacy_section, sections
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import finite, fixed
 from core.report.run_folder import Examples, RunRecord, read_run, section
@@ -63,7 +63,8 @@ def render_html(run: RunRecord) -> str:
         verdict=sections.verdict(run),
         headline=sections.headline(run),
         ran=sections.what_ran(run),
-        pretraining=sections.pretraining(run),
+        pretraining=pretraining_section.pretraining(run),
+        segmentation=pretraining_section.segmentation(run),
         classes=sections.classes(run),
         calibration=sections.calibration(run),
         sites=sections.sites(run),

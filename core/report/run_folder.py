@@ -20,7 +20,12 @@ TARGETS = {
     "pr": ("PR interval", "ms"),
     "qrs": ("QRS duration", "ms"),
     "qt": ("QT interval", "ms"),
+    "qtc": ("QTc interval", "ms"),
+    "axis": ("QRS axis", "deg"),
+    "st": ("ST level", "mV"),
+    "t": ("T amplitude", "mV"),
 }
+WAVES = {"p": "P", "qrs": "QRS", "t": "T"}
 
 
 @dataclass(frozen=True)

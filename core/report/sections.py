@@ -6,8 +6,9 @@ from typing import Any
 from core.ecg.labels import SUPERCLASSES
 from core.report import numbers
 from core.report.numbers import MISSING, finite
+from core.report.pretraining_section import regression_errors, target_words
 from core.report.privacy_section import headline_privacy, privacy_clause, release_modes
-from core.report.run_folder import PHASES, TARGETS, RunRecord, section
+from core.report.run_folder import PHASES, RunRecord, section
 from core.tasks import REASONS
 
 Table = dict[str, Any]
@@ -23,11 +24,11 @@ def verdict(run: RunRecord) -> str:
     if auroc is None:
         if run.status != "done":
             return f"{where}: there is no evaluation."
-        errors = _regression(run)
+        errors = regression_errors(run)
         if not errors:
             return "The run is done, and measured nothing."
         told = ", ".join(
-            f"{_target(target)[0]} to {numbers.error(row.get('mae'))} {row.get('unit') or _target(target)[1]}"
+            f"{target_words(target)[0]} to {numbers.error(row.get('mae'))} {row.get('unit') or target_words(target)[1]}"
             for _, target, row in errors
         )
         return f"Pretraining alone: the model reads off unseen synthetic ECGs {told}, on average."
@@ -114,33 +115,6 @@ def what_ran(run: RunRecord) -> Table:
         "rows": rows,
         "facts": facts,
         "notes": notes,
-    }
-
-
-def pretraining(run: RunRecord) -> Table:
-    """Error of each target beside that of always predicting the median."""
-    rows = []
-    for backbone, target, row in _regression(run):
-        mae, median = finite(row.get("mae")), finite(row.get("median_mae"))
-        title, unit = _target(target)
-        named = backbone not in ("shared", target)
-        rows.append(
-            [
-                f"{title} ({backbone})" if named else title,
-                numbers.error(mae),
-                numbers.error(median),
-                numbers.fixed(mae / median if mae is not None and median else None, 2),
-                str(row.get("unit") or unit),
-                numbers.count(row.get("records")),
-            ]
-        )
-    note = ""
-    if rows and not run.results.get("regression"):
-        note = "From the last finished round: the run ended before its evaluation."
-    return {
-        "columns": ["Target", "Mean abs. error", "Always the median", "Ratio", "Unit", "Records"],
-        "rows": rows,
-        "note": note,
     }
 
 
@@ -254,7 +228,6 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
     """What it takes to repeat the run."""
     data, recipe = section(run.run, "data"), section(run.run, "recipe")
     versions = section(run.run, "versions")
-    size, rate = numbers.count(recipe.get("size")), numbers.significant(recipe.get("rate"))
     facts: Sequence[tuple[str, Any]] = (
         ("Command", run.run.get("command")),
         ("Seed", run.run.get("seed")),
@@ -263,10 +236,19 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         ("Sampling rate", f"{data['rate']} Hz" if data.get("rate") else None),
         ("Data fingerprint", data.get("fingerprint")),
         ("Recipe hash", recipe.get("hash")),
-        ("Recipe", f"{size} synthetic records at {rate} Hz" if recipe else None),
+        ("Recipe", _synthetic_set(recipe)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
     )
     return [(label, MISSING if value in (None, "") else str(value)) for label, value in facts]
+
+
+def _synthetic_set(recipe: Mapping[str, Any]) -> str | None:
+    if not recipe:
+        return None
+    rate = numbers.significant(recipe.get("rate"))
+    if recipe.get("path"):
+        return f"none: a set on disk ({recipe['path']}) at {rate} Hz, held by every site"
+    return f"{numbers.count(recipe.get('size'))} synthetic records at {rate} Hz"
 
 
 def _reason(miss: Mapping[str, Any]) -> str:
@@ -334,23 +316,6 @@ def _last_auroc(run: RunRecord) -> tuple[str, str]:
     if not run.results:
         return MISSING, "there is no evaluation"
     return MISSING, "it could not be computed, or may not be released"
-
-
-def _regression(run: RunRecord) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Backbone, target and errors: of the evaluation, else of each backbone's last round."""
-    told = section(run.results, "regression")
-    if told:
-        return [(name, target, row) for name, rows in told.items() for target, row in rows.items()]
-    last = {str(row.get("backbone") or "shared"): row for row in run.rounds("pretrain") if row.get("mae")}
-    return [
-        (name, target, {"mae": mae, "median_mae": section(row, "median_mae").get(target)})
-        for name, row in last.items()
-        for target, mae in section(row, "mae").items()
-    ]
-
-
-def _target(name: str) -> tuple[str, str]:
-    return TARGETS.get(name, (name, ""))
 
 
 def _score_row(name: str, result: Mapping[str, Any], calibrated: bool) -> list[str]:

@@ -1,21 +1,28 @@
 """The embedded simulated hospitals: what a first run needs when there is no real set at hand.
 
-Each hospital has its own mix of the five superclasses, its own recorder (gain, noise) and its own patients, some of them
-with two records. They are for trying things out. Nothing measured on them is clinical evidence.
+Each hospital has its own mix of the five superclasses, its own recorder (:mod:`core.synthetic.devices`) and its own
+patients, some of them with two records. They are for trying things out. Nothing measured on them is clinical evidence.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import torch
 
 from core.ecg.dataset import DatasetInfo, EcgDataset
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
-from core.ecg.preprocessing import band_pass
-from core.synthetic.cohort import draw_wide
-from core.synthetic.morphology import draw_findings
-from core.synthetic.recipe import GENERATOR_VERSION, SCALE_MV, simulate, to_int16
+from core.ecg.preprocessing import BAND
+from core.synthetic.band import band_pass_spectrum
+from core.synthetic.cohort import Patients, draw_wide
+from core.synthetic.devices import Device, draw_device, draw_recordings, narrower
+from core.synthetic.faults import Faults, impair
+from core.synthetic.morphology import draw_severities
+from core.synthetic.recipe import GENERATOR_VERSION, SCALE_MV, to_int16, worker_threads
+from core.synthetic.simulation import Block, chunk_size, draw_records, render_records
 
 CLASS_SHARES = np.array([0.36, 0.18, 0.18, 0.16, 0.12])
 """How often each superclass is the patient's leading finding, on average; PTB-XL's order of frequency."""
@@ -25,6 +32,9 @@ MIX_CONCENTRATION = 14.0
 
 MILDEST = 0.5
 """Findings at a simulated hospital are plain ones, so that a few hundred patients are enough to learn from."""
+
+NOISE_SPREAD = 0.3
+"""Standard deviation of the logarithm of a hospital's noise level, on top of what its recorder has."""
 
 SECOND_FINDING = 0.22
 TWO_RECORDS = 0.15
@@ -54,7 +64,7 @@ def simulated_hospitals(
         samples=signals.shape[-1],
         leads=LEADS,
         normalisation="none",
-        band=(0.5, 40.0),
+        band=BAND,
         scale=SCALE_MV,
         source=f"simulated, generator version {GENERATOR_VERSION}, seed {seed}",
         simulated=True,
@@ -65,33 +75,43 @@ def simulated_hospitals(
 def _hospital(site: int, patients: int, seed: int, rate: int, samples: int) -> tuple[np.ndarray, pd.DataFrame]:
     rng = np.random.default_rng([seed, site, 7919])
     mix = rng.dirichlet(MIX_CONCENTRATION * CLASS_SHARES / CLASS_SHARES.sum())
-    gain, noise = float(np.exp(rng.normal(0, 0.12))), float(np.exp(rng.normal(0.1, 0.35)))
+    device, level = draw_device(rng), float(np.exp(rng.normal(0, NOISE_SPREAD)))
     labels = np.zeros((patients, len(SUPERCLASSES)), dtype=np.uint8)
     labels[np.arange(patients), rng.choice(len(SUPERCLASSES), size=patients, p=mix)] = 1
     ill = labels[:, 0] == 0
     second = ill & (rng.random(patients) < SECOND_FINDING)
     labels[second, rng.integers(1, len(SUPERCLASSES), second.sum())] = 1
     owner = np.concatenate([np.arange(patients), np.flatnonzero(rng.random(patients) < TWO_RECORDS)])
-    signals, _ = simulate(
-        draw_wide(len(owner), rng),
-        draw_findings(labels[owner], rng, MILDEST),
-        rng,
-        rate=rate,
-        samples=samples,
-        noise=noise,
-        gain=gain,
-    )
-    age = np.clip(rng.normal(60, 16, patients), 18, 95).round()
-    sex, fold = rng.integers(0, 2, patients), rng.integers(1, FOLDS + 1, patients)
+    people, severities = draw_wide(patients, rng), draw_severities(labels, rng, mildest=MILDEST)
+    people = replace(people, age=people.age.round())
+    visits = Patients(**{name: values[owner] for name, values in vars(people).items()})
+    drawn = draw_records(visits, severities[owner], rng, seconds=samples / rate, noise=0.0)
+    noise, faults = draw_recordings(device, len(owner), rng, level=level)
+    signals = _recorded(replace(drawn, noise=noise), faults, device, rate, samples)
+    fold = rng.integers(1, FOLDS + 1, patients)
     records = pd.DataFrame(
         {
             "record": [f"sim-{site}-{number:05d}" for number in range(len(owner))],
             "patient": [f"sim-{site}-p{patient:05d}" for patient in owner],
             "site": str(site),
             "fold": fold[owner],
-            "age": age[owner],
-            "sex": sex[owner].astype(float),
+            "age": visits.age,
+            "sex": visits.sex,
             **{name: labels[owner, column] for column, name in enumerate(SUPERCLASSES)},
         }
     )
-    return to_int16(band_pass(signals, rate)), records
+    return signals, records
+
+
+def _recorded(drawn: Block, faults: Faults, device: Device, rate: int, samples: int) -> np.ndarray:
+    """Return what the device gives out, int16 of shape (n, 12, samples), filtered like real records."""
+    size = chunk_size(torch.device("cpu"), samples)
+    band = narrower(device, BAND)
+
+    def part(first: int) -> np.ndarray:
+        leads, _ = render_records(drawn.rows(first, first + size), rate=rate, samples=samples, band=None)
+        seen = impair(leads, faults.take(slice(first, first + size)))
+        return to_int16(band_pass_spectrum(seen, rate, band).numpy())
+
+    with worker_threads(torch.get_num_threads()) as pool:
+        return np.concatenate(list(pool.map(part, range(0, len(drawn), size))))

@@ -1,41 +1,45 @@
 """Recipes: everything that fixes the shared synthetic set, so that hospitals can each make their part of it.
 
 No data is sent: sites agree on a recipe, and each generates its shard. Records are drawn in fixed blocks, each from a
-counter-based generator keyed by (seed, block). Record ``i`` is therefore the same whatever shard or batch asks for it.
+counter-based generator keyed by (seed, block), and rendered in fixed chunks of a block. Record ``i`` is therefore the same,
+to the last bit on one machine, whatever shard or batch asks for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core.config_sections import SyntheticSettings
-from core.ecg.preprocessing import band_pass
 from core.errors import ConfigError
-from core.synthetic.cohort import TARGETS, Intervals, draw_wide
-from core.synthetic.morphology import Findings, Waves, draw_beats, draw_findings
-from core.synthetic.noise import draw_noise
-from core.synthetic.waveform import Rhythm, draw_projection, draw_rhythm, render, to_twelve_leads
+from core.synthetic.cohort import Cohort, WideCohort
+from core.synthetic.morphology import MORPHOLOGIES, draw_mixture, labels_of, require_known
+from core.synthetic.simulation import Block, chunk_size, draw_records, render_records
+from core.synthetic.truth import MEASURES
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same recipe would give other signals: the hash, and so the name of the set, changes with it."""
 
-BLOCK = 64
+BLOCK = 512
+"""Records that are drawn together; a multiple of every chunk that they are rendered in, or a divisor of it."""
+
 SCALE_MV = 0.001
 """Millivolt per unit of the int16 signals, as in :class:`core.ecg.dataset.EcgDataset`."""
 
-PATHOLOGY_SHARE = 0.5
-
-SHORTEST_SECONDS = 4.0
-"""Twice the longest RR interval (42 bpm, three standard deviations of 10 % above the mean): two beats for a rate."""
+SHORTEST_SECONDS = 5.0
+"""Two beats for a rate at the slowest, 38 bpm, however irregular."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class Recipe:
         Noise level, see :func:`core.synthetic.noise.draw_noise`.
     seconds : float
     cohort : str
-        Name of the cohort; ``wide`` is the only one so far.
+        ``wide``, or a file that ``cardiofed synth cohort`` wrote.
+    morphologies : tuple of str
+        Names from :data:`core.synthetic.morphology.MORPHOLOGIES`, or ``all``.
     band : tuple of float
         Pass band in Hz of the zero-phase filter that real records get as well.
     version : int
@@ -65,7 +71,8 @@ class Recipe:
     noise: float = 1.0
     seconds: float = 10.0
     cohort: str = "wide"
-    band: tuple[float, float] = (0.5, 40.0)
+    morphologies: tuple[str, ...] = ("all",)
+    band: tuple[float, float] | None = (0.5, 40.0)
     version: int = GENERATOR_VERSION
 
     def __post_init__(self) -> None:
@@ -78,8 +85,23 @@ class Recipe:
                 f"a recipe's records of {self.seconds:g} s may hold a single beat, so no heart rate; "
                 f"choose at least {SHORTEST_SECONDS:g} s"
             )
-        if self.cohort != "wide":
-            raise ConfigError(f"unknown cohort {self.cohort!r}; choose 'wide'")
+        if not 0 <= self.noise < math.inf:
+            raise ConfigError(
+                f"a noise of {self.noise:g} is impossible; choose 0 (silence) or more, 1 is a resting record"
+            )
+        if not math.isfinite(self.seconds):
+            raise ConfigError("a recipe's records cannot be endless; choose seconds, 10 for instance")
+        if self.seed != int(self.seed) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"a seed of {self.seed} is impossible; choose a whole number from 0 to {2**64 - 1}")
+        if self.band is not None and not 0 < self.band[0] < self.band[1] < self.rate / 2:
+            low, high = self.band
+            raise ConfigError(
+                f"a band of {low:g} to {high:g} Hz is impossible at {self.rate} Hz; keep 0 < low < high < {self.rate / 2:g}"
+            )
+        # A recipe is a key of what has been drawn.
+        object.__setattr__(self, "morphologies", tuple(self.morphologies))
+        object.__setattr__(self, "band", None if self.band is None else tuple(self.band))
+        require_known(self.morphologies)
         if self.version != GENERATOR_VERSION:
             raise ConfigError(
                 f"the recipe asks for generator version {self.version}, this is {GENERATOR_VERSION}; "
@@ -98,7 +120,9 @@ class Recipe:
         fields = asdict(self) | {
             "noise": float(self.noise),
             "seconds": float(self.seconds),
-            "band": [float(edge) for edge in self.band],
+            "band": None if self.band is None else [float(edge) for edge in self.band],
+            "morphologies": sorted(require_known(self.morphologies)),
+            "cohort": cohort_named(self.cohort).hash,
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -109,17 +133,50 @@ class SyntheticRecords:
 
     Attributes
     ----------
-    signals : ndarray of shape (n, 12, samples), int16
-        Microvolt, filtered like real records.
-    targets : ndarray of shape (n, 4), float32
-        HR (bpm), PR, QRS, QT (ms), exact.
+    signals : Tensor of shape (n, 12, samples), float32
+        Millivolt, filtered like real records, on the device that was asked for.
+    truth : ndarray of shape (n, len(MEASURES)), float32
+        Exact measures, :data:`core.synthetic.truth.MEASURES`; NaN where one does not exist.
+    severities : ndarray of shape (n, len(MORPHOLOGIES)), float32
+    mask : Tensor of shape (n, samples), uint8, or None
+        What each sample belongs to: nothing, P, QRS or T.
     """
 
-    signals: np.ndarray
-    targets: np.ndarray
+    signals: Tensor
+    truth: np.ndarray
+    severities: np.ndarray
+    mask: Tensor | None
 
     def __len__(self) -> int:
-        return len(self.signals)
+        return len(self.truth)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Superclasses of the simulated findings, uint8 of shape (n, 5)."""
+        return labels_of(self.severities)
+
+    def column(self, measure: str) -> np.ndarray:
+        """Return one of the measures, shape (n,)."""
+        return self.truth[:, MEASURES.index(measure)]
+
+
+def cohort_named(name: str) -> Cohort:
+    """Return the cohort of that name, or of that file."""
+    if name == "wide":
+        return WideCohort()
+    if not name.endswith(".json"):
+        raise ConfigError(f"unknown cohort {name!r}; choose 'wide' or a file that `cardiofed synth cohort` wrote")
+    # Only where it is asked for: most recipes draw from the default.
+    from core.synthetic.sdv_cohort import load_sdv_cohort
+
+    path = Path(name)
+    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0, load_sdv_cohort)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, changed: int, load: Callable[[Path], Cohort]) -> Cohort:
+    del changed
+    return load(path)
 
 
 def shard_bounds(recipe: Recipe, shard: int, shards: int) -> tuple[int, int]:
@@ -128,115 +185,135 @@ def shard_bounds(recipe: Recipe, shard: int, shards: int) -> tuple[int, int]:
 
 
 def generate(
-    recipe: Recipe, start: int, stop: int, progress: Callable[[int], object] | None = None
+    recipe: Recipe,
+    start: int,
+    stop: int,
+    *,
+    device: str | torch.device = "cpu",
+    mask: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> SyntheticRecords:
     """Generate records ``start`` to ``stop - 1`` of a recipe.
 
     Parameters
     ----------
+    device : str or torch.device
+        Where the signals are made and stay.
+    mask : bool
+        Whether to tell what each sample belongs to.
     progress : callable, optional
         Called with the number of records that became ready.
     """
-    signals = np.empty((stop - start, 12, recipe.samples), dtype=np.int16)
-    targets = np.empty((stop - start, len(TARGETS)), dtype=np.float32)
-    blocks = range(start // BLOCK, -(-stop // BLOCK)) if stop > start else range(0)
-    # Most of the time goes into numpy and scipy, which let other threads run meanwhile.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for block, (block_signals, block_targets) in zip(
-            blocks, pool.map(partial(_block, recipe), blocks), strict=True
-        ):
-            first, last = max(start, block * BLOCK), min(stop, (block + 1) * BLOCK)
-            inside = slice(first - block * BLOCK, last - block * BLOCK)
-            signals[first - start : last - start] = block_signals[inside]
-            targets[first - start : last - start] = block_targets[inside]
+    device = torch.device(device)
+    count = max(stop - start, 0)
+    signals = torch.empty((count, 12, recipe.samples), device=device)
+    classes = torch.empty((count, recipe.samples), dtype=torch.uint8, device=device) if mask else None
+    truths = [np.empty((0, len(MEASURES)), np.float32)]
+    severities = [np.empty((0, len(MORPHOLOGIES)), np.float32)]
+    blocks = range(start // BLOCK, -(-stop // BLOCK)) if count else range(0)
+
+    def draw(block: int) -> tuple[int, Block]:
+        return block, draw_block(recipe, block)
+
+    def render(task: tuple[int, Block]) -> Block:
+        block, drawn = task
+        first, last = max(start - block * BLOCK, 0), min(stop - block * BLOCK, BLOCK)
+        for row, part, part_classes in rendered(recipe, drawn, first, last, device, mask):
+            place = slice(block * BLOCK + row - start, block * BLOCK + row - start + len(part))
+            signals[place] = part
+            if classes is not None and part_classes is not None:
+                classes[place] = part_classes
+        return drawn.rows(first, last)
+
+    with worker_threads(os.cpu_count() or 1) as pool:
+        # A GPU is fed by one thread while the others draw; without one, every thread does both.
+        ready = (
+            map(render, pool.map(draw, blocks))
+            if device.type == "cuda"
+            else pool.map(lambda b: render(draw(b)), blocks)
+        )
+        for part in ready:
+            truths.append(part.truth)
+            severities.append(part.severities)
             if progress is not None:
-                progress(last - first)
-    return SyntheticRecords(signals, targets)
+                progress(len(part))
+    return SyntheticRecords(signals, np.concatenate(truths), np.concatenate(severities), classes)
+
+
+def rendered(
+    recipe: Recipe, block: Block, first: int, last: int, device: torch.device, mask: bool = False
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Yield the rows ``first`` to ``last - 1`` of a drawn block in pieces: row, signals, mask.
+
+    Whole chunks are rendered and cut, since the last bit of a sum may depend on the size of what is computed together.
+    """
+    size = chunk_size(device, recipe.samples)
+    for start in range(first // size * size, last, size):
+        part = block.rows(start, start + size)
+        signals, classes = render_records(
+            part, rate=recipe.rate, samples=recipe.samples, band=recipe.band, device=device, mask=mask
+        )
+        inside = slice(max(first - start, 0), min(last - start, size))
+        yield start + inside.start, signals[inside], None if classes is None else classes[inside]
+
+
+@contextmanager
+def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute alone: torch's own threads would split a sum by how many there are of them."""
+    own = torch.get_num_threads()
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            # torch gives the last number that any thread has set to the threads that come later.
+            torch.set_num_threads(own)
 
 
 def truth(recipe: Recipe, start: int, stop: int) -> np.ndarray:
-    """Return the targets of records ``start`` to ``stop - 1``, shape (n, 4), without drawing their signals."""
-    blocks = range(start // BLOCK, -(-stop // BLOCK))
-    drawn = [_draw_block(recipe, block)[0].targets() for block in blocks]
-    return np.concatenate([np.empty((0, len(TARGETS)), np.float32), *drawn])[start % BLOCK :][: stop - start]
+    """Return the measures of records ``start`` to ``stop - 1``, (n, len(MEASURES)), without drawing their signals."""
+    blocks = range(start // BLOCK, -(-stop // BLOCK)) if stop > start else range(0)
+    drawn = [draw_block(recipe, block).truth for block in blocks]
+    return np.concatenate([np.empty((0, len(MEASURES)), np.float32), *drawn])[start % BLOCK :][: max(stop - start, 0)]
+
+
+def draw_block(recipe: Recipe, block: int) -> Block:
+    """Draw the patients of a block, and all that is random about their records."""
+    return _draw_block(recipe, cohort_named(recipe.cohort).hash, block)
+
+
+@lru_cache(maxsize=4)
+def _draw_block(recipe: Recipe, cohort: str, block: int) -> Block:
+    # The file of a cohort may have been written anew.
+    del cohort
+    rng = np.random.Generator(np.random.Philox(key=np.array([recipe.seed, block], dtype=np.uint64)))
+    severities = draw_mixture(BLOCK, rng, recipe.morphologies)
+    patients = cohort_named(recipe.cohort).draw(BLOCK, rng)
+    return draw_records(patients, severities, rng, seconds=recipe.seconds, noise=recipe.noise)
 
 
 @dataclass(frozen=True)
 class TargetScale:
-    """Constants of a recipe's targets, each of shape (4,): what standardises them, and the best constant guess."""
+    """Constants of a recipe's measures, each of shape (len(MEASURES),): what standardises them, and the best guess."""
 
     mean: np.ndarray
     deviation: np.ndarray
     median: np.ndarray
 
 
-@lru_cache(maxsize=8)
 def target_scale(recipe: Recipe) -> TargetScale:
-    """Return the scale of the recipe's targets, from its first 2,048 records (the same at every site)."""
-    targets = truth(recipe, 0, 2048)
-    return TargetScale(targets.mean(axis=0), targets.std(axis=0), np.median(targets, axis=0))
+    """Return the scale of the recipe's measures, from its first 2,048 records (the same at every site)."""
+    return _target_scale(recipe, cohort_named(recipe.cohort).hash)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Patients before they are rendered."""
-
-    intervals: Intervals
-    waves: Waves
-    rhythm: Rhythm
-    projection: np.ndarray
-
-    def targets(self) -> np.ndarray:
-        return replace(self.intervals, hr=self.rhythm.hr).targets()
-
-
-def _draw_block(recipe: Recipe, block: int) -> tuple[_Drawn, np.random.Generator]:
-    rng = np.random.Generator(np.random.Philox(key=np.array([recipe.seed, block], dtype=np.uint64)))
-    intervals = draw_wide(BLOCK, rng)
-    labels = np.zeros((BLOCK, 5), dtype=np.int64)
-    ill = rng.random(BLOCK) < PATHOLOGY_SHARE
-    labels[:, 1:] = ill[:, None] & (rng.random((BLOCK, 4)) < 0.4)
-    return _draw(intervals, draw_findings(labels, rng), recipe.seconds, 1.0, rng), rng
-
-
-def _draw(intervals: Intervals, findings: Findings, seconds: float, gain: float, rng: np.random.Generator) -> _Drawn:
-    intervals, waves = draw_beats(intervals, findings, rng)
-    rhythm = draw_rhythm(intervals, seconds, rng)
-    return _Drawn(intervals, waves, rhythm, draw_projection(len(intervals.hr), rng) * gain)
-
-
-def _render(drawn: _Drawn, rate: int, samples: int, noise: float, rng: np.random.Generator) -> np.ndarray:
-    independent = render(drawn.waves, drawn.rhythm, drawn.intervals, drawn.projection, rate=rate, samples=samples)
-    independent += torch.from_numpy(draw_noise(len(independent), 8, samples, rate, noise, rng))
-    return to_twelve_leads(independent).numpy()
-
-
-def _block(recipe: Recipe, block: int) -> tuple[np.ndarray, np.ndarray]:
-    drawn, rng = _draw_block(recipe, block)
-    signals = _render(drawn, recipe.rate, recipe.samples, recipe.noise, rng)
-    return to_int16(band_pass(signals, recipe.rate, recipe.band)), drawn.targets()
-
-
-def simulate(
-    intervals: Intervals,
-    findings: Findings,
-    rng: np.random.Generator,
-    *,
-    rate: int,
-    samples: int,
-    noise: float,
-    gain: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate one record a patient.
-
-    Returns
-    -------
-    signals : ndarray of shape (n, 12, samples), float32, mV
-        Not filtered.
-    targets : ndarray of shape (n, 4), float32
-    """
-    drawn = _draw(intervals, findings, samples / rate, gain, rng)
-    return _render(drawn, rate, samples, noise, rng), drawn.targets()
+@lru_cache(maxsize=8)
+def _target_scale(recipe: Recipe, cohort: str) -> TargetScale:
+    del cohort
+    measures = truth(recipe, 0, 2048)
+    deviation = np.nanstd(measures, axis=0)
+    # A recipe may hold one value alone, of a rhythm without P waves for instance.
+    return TargetScale(
+        np.nanmean(measures, axis=0), np.where(deviation > 1e-6, deviation, 1), np.nanmedian(measures, axis=0)
+    )
 
 
 def to_int16(signals: np.ndarray) -> np.ndarray:
@@ -246,4 +323,11 @@ def to_int16(signals: np.ndarray) -> np.ndarray:
 
 def recipe_of(settings: SyntheticSettings, rate: int) -> Recipe:
     """Return the recipe that the ``[synthetic]`` settings describe, at the rate of the real records."""
-    return Recipe(size=settings.size, rate=rate, seed=settings.seed, noise=settings.noise)
+    return Recipe(
+        size=settings.size,
+        rate=rate,
+        seed=settings.seed,
+        noise=settings.noise,
+        cohort=settings.cohort,
+        morphologies=settings.morphologies,
+    )

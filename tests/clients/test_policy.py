@@ -58,18 +58,21 @@ class TestFile:
         assert policy.tasks.private_only
         assert not policy.tasks.insecure_deterministic
         assert policy.budget.large_delta == "refuse"
+        assert policy.cohort.may_fit == ()
         assert all(policy.allows(kind) for kind in TaskKind)
 
     def test_what_it_names_is_what_holds(self, tmp_path):
         (tmp_path / "site.toml").write_text(
             "[budget]\nepsilon = 4.0\ncampaign_epsilon = 2.0\ndelta = 1e-6\n"
             '[tasks]\nallowed = ["describe", "finetune"]\nrecipes = ["abc"]\n[release]\nloss = "withheld"\n'
+            '[cohort]\nmay_fit = ["cathlab"]\n'
         )
         policy = load_policy(tmp_path / "site.toml")
         assert (policy.budget.epsilon, policy.budget.campaign_epsilon, policy.budget.delta) == (4.0, 2.0, 1e-6)
         assert [kind for kind in TaskKind if policy.allows(kind)] == [TaskKind.DESCRIBE, TaskKind.FINETUNE]
         assert policy.tasks.recipes == ("abc",)
         assert policy.release.loss == "withheld"
+        assert policy.cohort.may_fit == ("cathlab",)
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -79,6 +82,7 @@ class TestFile:
             ("[budget]\nepsilon = inf\n", "budget.epsilon"),
             ('[release]\nloss = "open"\n', "release.loss"),
             ('[tasks]\nallowed = ["train"]\n', "tasks.allowed names 'train'; choose among"),
+            ('[cohort]\nmay_fit = "cathlab"\n', "cohort.may_fit must be a list in square brackets"),
             ("[budget\n", "is not valid TOML"),
         ],
     )

@@ -1,5 +1,7 @@
 """Every value that a site sends is listed with its privacy status; one that is not fails here."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from tiny_campaigns import tiny
 
 from clients.policy import simulated_policy
 from clients.site import Site
+from core.learning.regression import pretext_model
 from core.learning.transfer import trainable_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors
@@ -22,7 +25,7 @@ def records():
     return simulated_hospitals(hospitals=1, patients=25, seed=0)
 
 
-def site_of(records, tmp_path, private: bool, mode: str) -> Site:
+def site_of(records, tmp_path, private: bool, mode: str, *more: str) -> Site:
     changes = [f"privacy.{item}={mode}" for item in ("evaluation", "counts", "loss")]
     config = tiny(
         tmp_path,
@@ -30,6 +33,7 @@ def site_of(records, tmp_path, private: bool, mode: str) -> Site:
         "privacy.sampling_rate=0.25",
         "privacy.delta=0.001",
         *changes,
+        *more,
     )
     torch.set_num_threads(1)
     train, test = records.select(np.arange(20)), records.select(np.arange(20, len(records)))
@@ -73,6 +77,18 @@ def test_every_value_in_every_reply_has_a_status(records, tmp_path, private, mod
         for sort, name in fields(update):
             status = status_of(kind, phase, sort, name, update.numbers)
             assert isinstance(status, Status), f"{kind} {phase}: {sort} {name} is not listed"
+
+
+def test_every_value_of_rich_pretraining_is_synthetic(records, tmp_path):
+    targets = ("hr", "axis", "t", "mask")
+    site = site_of(records, tmp_path, True, "noised", f"pretrain.targets={json.dumps(targets)}")
+    tensors = all_tensors(pretext_model("resnet1d", targets, 100, seed=1))
+    for kind in (TaskKind.PRETRAIN, TaskKind.EVALUATE):
+        update = site.run(Task(kind, "one", "pretrain", "shared", 1, 1, tensors=tensors))
+        sent = fields(update)
+        assert {status_of(kind, "pretrain", sort, name, update.numbers) for sort, name in sent} == {Status.SYNTHETIC}
+    assert update.tensors["sums"].shape == (3, 3)
+    assert update.tensors["boundaries"].shape == (3, 2, 5)
 
 
 @pytest.mark.parametrize("mode", ["noised", "withheld"])

@@ -1,5 +1,6 @@
 """A site answers with numbers or with a reason code; what went wrong stays in its own log."""
 
+import json
 import os
 import threading
 from dataclasses import replace
@@ -14,6 +15,7 @@ from clients.site import Site
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
+from core.learning.regression import pretext_model
 from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors
@@ -163,6 +165,64 @@ class TestReasons:
         changes = ("finetune.local_epochs=50", "finetune.batch_size=4")
         assert reason_of(site_of(records, tmp_path, *changes, stopping=after_two), finetune()) == Reason.FAILED
         assert len(asked) == 2
+
+
+class TestPretraining:
+    @staticmethod
+    def task(targets=("hr", "pr", "qrs", "qt"), backbone: str = "shared", **changes) -> Task:
+        trained = targets if backbone == "shared" else (backbone,)
+        tensors = all_tensors(pretext_model("resnet1d", trained, 100, seed=1))
+        task = Task(TaskKind.PRETRAIN, "test", "pretrain", backbone, 1, 1, tensors=tensors)
+        return replace(task, **changes)
+
+    def test_names_its_synthetic_set_where_it_is_going_to_pretrain(self, records, tmp_path):
+        described = site_of(records, tmp_path).run(Task(TaskKind.DESCRIBE, "test"))
+        assert described.texts["synthetic"] == recipe_of(tiny(tmp_path).synthetic, 100).hash
+        scratch = site_of(records, tmp_path, "pretrain.enabled=false")
+        assert "synthetic" not in scratch.run(Task(TaskKind.DESCRIBE, "test")).texts
+        assert "synthetic" not in site_of(records, tmp_path).run(Task(TaskKind.DESCRIBE, "")).texts
+
+    def test_weighs_a_site_by_its_shard_and_counts_each_epoch_in_the_loss(self, records, tmp_path):
+        update = site_of(records, tmp_path, "pretrain.local_epochs=2").run(self.task(shard=1, shards=3))
+        assert (update.weight, update.numbers["loss_records"]) == (32.0, 64.0)
+
+    def test_gives_the_same_answer_to_the_same_task(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        first, again, later = (
+            site.run(task).tensors for task in (self.task(), self.task(), self.task(round_number=2, rounds=2))
+        )
+        assert all(np.array_equal(values, again[name]) for name, values in first.items())
+        assert not np.array_equal(first["head.weight"], later["head.weight"])
+
+    @pytest.mark.parametrize("backbone", ["shared", "axis", "t", "mask"])
+    def test_learns_and_measures_every_target(self, records, tmp_path, backbone):
+        targets = ("hr", "axis", "t", "mask")
+        mode = "shared" if backbone == "shared" else "per-target"
+        changes = (f"pretrain.targets={json.dumps(targets)}", f"pretrain.backbone={mode}", "transfer.target=hr")
+        site, task = site_of(records, tmp_path, *changes), self.task(targets, backbone)
+        trained = site.run(task).tensors
+        assert set(trained) == set(task.tensors)
+        measured = site.run(replace(task, kind=TaskKind.EVALUATE)).tensors
+        rows = {"shared": 3, "axis": 1, "t": 1, "mask": 0}[backbone]
+        assert (len(measured["sums"]) if rows else "sums" not in measured) == (rows or True)
+        assert ("boundaries" in measured) == (backbone in ("shared", "mask"))
+
+    def test_sums_of_the_sites_cover_the_held_out_records_once(self, records, tmp_path):
+        site = site_of(records, tmp_path)
+        parts = [site.run(self.task(kind=TaskKind.EVALUATE, shard=k, shards=3)).tensors["sums"] for k in range(3)]
+        whole = site.run(self.task(kind=TaskKind.EVALUATE)).tensors["sums"]
+        np.testing.assert_allclose(sum(parts), whole, rtol=1e-4)
+        assert whole[0, 2] == 32
+
+    def test_ends_at_the_next_step_when_the_run_is_stopped(self, records, tmp_path):
+        site = site_of(records, tmp_path, "pretrain.local_epochs=50", stopping=lambda: True)
+        assert reason_of(site, self.task()) == Reason.FAILED
+        assert not [thread for thread in threading.enumerate() if thread.name == "synthetic-records"]
+
+    def test_of_a_folder_that_is_no_shared_set_is_unreadable_data(self, records, tmp_path):
+        site = site_of(records, tmp_path, f"synthetic.path={tmp_path / 'nothing'}")
+        assert reason_of(site, self.task()) == Reason.DATA_UNREADABLE
+        assert reason_of(site, Task(TaskKind.DESCRIBE, "test")) == Reason.DATA_UNREADABLE
 
 
 class TestLog:

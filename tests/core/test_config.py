@@ -256,6 +256,21 @@ class TestImpossibleValues:
         assert with_overrides(DEFAULT, ["synthetic.size=256"]).synthetic.size == 256
         assert with_overrides(DEFAULT, ["synthetic.size=255", "pretrain.enabled=false"]).synthetic.size == 255
 
+    def test_a_set_on_disk_is_as_large_as_it_is_and_not_as_the_recipe_says(self):
+        assert with_overrides(DEFAULT, ["synthetic.size=255", "synthetic.path=set"]).synthetic.path == "set"
+
+    def test_a_set_on_disk_has_no_mask_to_learn(self):
+        message = refusal('pretrain.targets=["qrs", "mask"]', "synthetic.path=set")
+        assert message == (
+            'pretrain.targets ["qrs", "mask"] asks for the mask, which a set on disk does not hold; '
+            "take it out of pretrain.targets or leave synthetic.path empty"
+        )
+
+    def test_any_target_may_shape_the_backbone_that_is_transferred(self):
+        for target in ("qtc", "axis", "st", "t", "mask"):
+            changes = [f'pretrain.targets=["{target}"]', "pretrain.backbone=per-target", f"transfer.target={target}"]
+            assert with_overrides(DEFAULT, changes).transfer.target == target
+
 
 class TestFiles:
     def test_a_missing_file_is_named(self, tmp_path):
@@ -305,10 +320,17 @@ _experiments = _settings(
             },
             optional={"path": _text, "rate": st.sampled_from([0, 100, 500])},
         ),
-        "synthetic": _settings({"size": st.integers(2000, 2**31 - 1), "noise": _positive}),
+        "synthetic": _settings(
+            {
+                "size": st.integers(2000, 2**31 - 1),
+                "noise": _positive,
+                "morphologies": st.lists(_text, min_size=1, unique=True),
+                "path": _text,
+            }
+        ),
         "pretrain": _settings(
             {
-                "targets": st.permutations(["hr", "pr", "qrs", "qt"]),
+                "targets": st.permutations(["hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t"]),
                 "learning_rate": _positive,
                 "from_run": _text,
             }

@@ -153,9 +153,10 @@ def test_regression_sums_of_sites_give_the_mean_errors_of_the_pooled_set():
     truth = rng.normal([70, 160], [15, 25], size=(200, 2))
     predictions = truth + rng.normal(size=(200, 2)) * [1, 8]
     medians = np.median(truth, axis=0)
-    sums = sum(regression_sums(predictions[cut], truth[cut], medians) for cut in (slice(0, 30), slice(30, 200)))
+    errors, constant = np.abs(predictions - truth), np.abs(medians - truth)
+    sums = sum(regression_sums(errors[cut], constant[cut]) for cut in (slice(0, 30), slice(30, 200)))
     assert sums.shape == (2, 3)
-    summary = summarise_regression(sums, ["hr", "pr"])
+    summary = summarise_regression(sums, {"hr": "bpm", "pr": "ms"})
     for index, (target, unit) in enumerate([("hr", "bpm"), ("pr", "ms")]):
         column = truth[:, index]
         assert summary[target] == {
@@ -167,8 +168,8 @@ def test_regression_sums_of_sites_give_the_mean_errors_of_the_pooled_set():
 
 
 def test_record_without_a_true_interval_does_not_count_for_it():
-    truth = [[60.0, np.nan], [80.0, np.nan]]
-    summary = summarise_regression(regression_sums([[61.0, 150.0], [83.0, 150.0]], truth, [70.0, 160.0]), ["hr", "pr"])
+    errors, constant = [[1.0, np.nan], [3.0, np.nan]], [[10.0, np.nan], [10.0, np.nan]]
+    summary = summarise_regression(regression_sums(errors, constant), {"hr": "bpm", "pr": "ms"})
     assert summary["hr"] == {"mae": 2.0, "median_mae": 10.0, "unit": "bpm", "records": 2}
     assert summary["pr"] == {"mae": None, "median_mae": None, "unit": "ms", "records": 0}
 

@@ -1,6 +1,7 @@
 """The campaign over sites that only pretend: what is asked, in which order, and what comes of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from core.config import with_overrides
 from core.errors import ConfigError, FederationError
 from core.models.registry import count_parameters, create_model
 from core.models.saved import load_model
+from core.synthetic.recipe import recipe_of
 from core.tasks import Reason, TaskKind
 from server.campaign import Campaign
 from server.run_folder import RunFolder
@@ -66,6 +68,31 @@ class TestOrder:
         np.testing.assert_array_equal(sent[name], chosen[name])
         assert {task.shards for task in of_kind(federation, TaskKind.PRETRAIN)} == {2}
         assert other is not None
+
+    def test_the_heads_of_pretraining_are_dropped_at_transfer(self, tmp_path):
+        whole, federation = campaign(tmp_path, 'pretrain.targets=["hr", "qrs", "mask"]')
+        results = whole.run()
+        pretrained, sent = (of_kind(federation, kind)[0].tensors for kind in (TaskKind.PRETRAIN, TaskKind.FINETUNE))
+        assert pretrained["head.bias"].shape == (2,)
+        assert [name for name in pretrained if name.startswith("segmenter.")]
+        assert set(sent) == set(create_model("resnet1d", outputs=5).state_dict())
+        backbone = whole.folder.load_tensors("backbones/shared")
+        for name in set(sent) - {"head.weight", "head.bias"}:
+            np.testing.assert_array_equal(sent[name], backbone[name])
+        assert list(results["regression"]["shared"]) == ["hr", "qrs"]
+        # Two sites with 9 of 10 boundaries found each, 90 ms off in sum, and 9 of 12 right.
+        onset = {"sensitivity": 0.9, "precision": 0.75, "mae": 10.0, "boundaries": 20}
+        assert results["segmentation"]["shared"]["qrs"]["onset"] == onset
+
+    def test_the_mask_may_shape_a_backbone_of_its_own_and_be_the_one_that_is_transferred(self, tmp_path):
+        changes = ("pretrain.backbone=per-target", 'pretrain.targets=["hr", "mask"]', "transfer.target=mask")
+        whole, federation = campaign(tmp_path, *changes)
+        results = whole.run()
+        assert (list(results["regression"]), list(results["segmentation"])) == (["hr"], ["mask"])
+        backbone = whole.folder.load_tensors("backbones/mask")
+        assert not [name for name in backbone if name.startswith("head.")]
+        sent = of_kind(federation, TaskKind.FINETUNE)[0].tensors
+        np.testing.assert_array_equal(sent["stem.weight"], backbone["stem.weight"])
 
     def test_a_site_keeps_its_part_of_the_synthetic_set(self, tmp_path):
         whole, federation = campaign(tmp_path)
@@ -213,6 +240,45 @@ class TestSitesThatFail:
             whole.run()
 
 
+class TestSyntheticSet:
+    def test_of_another_recipe_at_a_site_ends_the_campaign_and_names_both(self, tmp_path):
+        whole, _ = campaign(tmp_path, federation=FakeFederation(sets={"a": "1" * 64, "b": "1" * 64}))
+        own = recipe_of(whole.config.synthetic, 100).hash
+        sentence = (
+            rf"different synthetic sets \(a 1{{16}}, b 1{{16}}, this coordinator {own[:16]}\); "
+            "use one release, and one cohort file, everywhere"
+        )
+        with pytest.raises(ConfigError, match=sentence):
+            whole.run()
+
+    def test_on_disk_must_be_the_same_at_every_site(self, tmp_path):
+        changes = ("synthetic.path=folder", f"run.folder={tmp_path / 'other'}")
+        sets = {"a": "1" * 64, "b": "2" * 64}
+        whole, federation = campaign(tmp_path, *changes, federation=FakeFederation(sets=sets))
+        with pytest.raises(ConfigError, match=r"\(a 1{16}, b 2{16}\); give all a copy of one folder"):
+            whole.run()
+        assert federation.kinds() == ["query.describe 0"]
+
+    def test_is_named_in_the_run_by_recipe_or_folder(self, tmp_path):
+        generated, _ = campaign(tmp_path / "recipe")
+        generated.run()
+        recipe = recipe_of(generated.config.synthetic, 100)
+        told = {"hash": recipe.hash, "size": 96, "rate": 100, "seed": 1}
+        assert generated.folder.record()["recipe"] == told
+        sets = {"a": "1" * 64, "b": "1" * 64}
+        held, _ = campaign(tmp_path / "disk", "synthetic.path=folder", federation=FakeFederation(sets=sets))
+        held.run()
+        assert held.folder.record()["recipe"] == {"hash": "1" * 64, "path": "folder", "rate": 100}
+
+    def test_that_changed_since_the_run_began_is_refused(self, tmp_path):
+        stopped, _ = campaign(tmp_path, watcher=Watcher(1))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        stopped.folder.update_record(recipe={**stopped.folder.record()["recipe"], "hash": "3" * 64})
+        with pytest.raises(ConfigError, match=r"no longer the one that .* began with; start a new run"):
+            Campaign(stopped.config, FakeFederation(), stopped.folder, Watcher()).run()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     whole, _ = campaign(tmp_path_factory.mktemp("whole"), "transfer.trainable=last-stage")
@@ -298,11 +364,22 @@ class TestReuse:
             ("synthetic.seed=7", r"another \[synthetic\]; make them equal"),
             ("pretrain.backbone=per-target", "holds no backbone 'hr'"),
             ("data.normalisation=record-robust", 'with data.normalisation = "lead-zscore"; set it here'),
+            ('pretrain.targets=["hr", "t"]', r'with pretrain.targets = \["hr", "pr", "qrs", "qt"\]; set it here'),
         ],
     )
     def test_a_backbone_of_other_settings_is_refused(self, tmp_path, source, change, sentence):
         whole, _ = campaign(tmp_path, f"pretrain.from_run={source}", change)
         with pytest.raises(ConfigError, match=sentence):
+            whole.run()
+
+    def test_a_backbone_of_another_release_s_synthetic_set_is_refused(self, tmp_path, source):
+        old = tmp_path / "old"
+        shutil.copytree(source, old, symlinks=True)
+        record = json.loads((old / "run.json").read_text())
+        record["recipe"]["hash"] = "0" * 64
+        (old / "run.json").write_text(json.dumps(record))
+        whole, _ = campaign(tmp_path, f"pretrain.from_run={old}")
+        with pytest.raises(ConfigError, match="on a synthetic set that this release no longer makes; pretrain anew"):
             whole.run()
 
     def test_a_backbone_of_another_rate_is_refused(self, tmp_path, source):

@@ -9,7 +9,14 @@ from core.privacy.noise import SeededNoise
 from core.privacy.release import histogram_deviation, noised_histograms
 from core.tasks import Update
 from server.answers import Answers
-from server.results import classification_results, privacy_results, site_results
+from server.results import (
+    classification_results,
+    pretext_line,
+    privacy_results,
+    regression_results,
+    segmentation_results,
+    site_results,
+)
 
 PLAN = {
     "epsilon": 7.9,
@@ -171,3 +178,38 @@ def test_a_site_that_only_evaluated_is_told_apart_from_one_of_unknown_cost():
         "epsilon_evaluation": 3.9,
         "void": False,
     }
+
+
+def pretrained(records: int, error: float, **more: np.ndarray) -> Update:
+    sums = np.array([[records * error, records * 8.0, records], [0.0, 0.0, 0.0]])
+    return Update({"sums": sums, **more})
+
+
+def test_pretraining_errors_are_means_over_the_records_of_all_sites_in_their_units():
+    line = pretext_line({"a": pretrained(10, 1.0), "b": pretrained(30, 2.0)}, {"hr": "bpm", "t": "lead SD"})
+    # (10 * 1 + 30 * 2) / 40; of the other target no record is known.
+    assert line == {
+        "mae": {"hr": 1.75, "t": None},
+        "median_mae": {"hr": 8.0, "t": None},
+        "unit": {"hr": "bpm", "t": "lead SD"},
+        "records": {"hr": 40, "t": 0},
+    }
+
+
+def test_results_hold_the_errors_of_each_backbone_s_last_round():
+    edges = np.tile([4.0, 2.0, 30.0, 4.0, 1.0], (3, 2, 1))
+    rounds = [
+        {
+            "phase": "pretrain",
+            "backbone": "shared",
+            **pretext_line({"a": pretrained(10, error)}, {"hr": "bpm", "t": "mV"}),
+        }
+        for error in (5.0, 2.0)
+    ]
+    masked = {"phase": "pretrain", "backbone": "mask", **pretext_line({"a": Update({"boundaries": edges})}, {})}
+    lines = [*rounds, masked, {"phase": "finetune", "backbone": "classifier"}]
+    assert regression_results(lines)["shared"]["hr"] == {"mae": 2.0, "median_mae": 8.0, "unit": "bpm", "records": 10}
+    assert list(regression_results(lines)) == ["shared"]
+    assert list(segmentation_results(lines)) == ["mask"]
+    onset = {"sensitivity": 0.5, "precision": 0.25, "mae": 15.0, "boundaries": 4}
+    assert segmentation_results(lines)["mask"]["t"]["onset"] == onset

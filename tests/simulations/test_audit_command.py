@@ -16,6 +16,7 @@ from core.models.registry import create_model
 from core.privacy.ledger import Ledger
 from core.privacy.sampling import Draw
 from core.synthetic.hospitals import simulated_hospitals
+from core.synthetic.recipe import recipe_of
 from server.run_folder import RunFolder
 from simulations.audit import audit
 
@@ -26,7 +27,7 @@ PRIVATE = (
     "finetune.optimizer=sgd",
     "finetune.learning_rate=0.05",
     "transfer.trainable=last-stage",
-    "data.simulated_patients=60",
+    "data.simulated_patients=70",
 )
 
 
@@ -69,7 +70,7 @@ def ended(tmp_path_factory):
 @pytest.fixture(scope="module")
 def patients():
     """How many of them are trained on."""
-    records = simulated_hospitals(hospitals=2, patients=60, seed=0).records
+    records = simulated_hospitals(hospitals=2, patients=70, seed=0).records
     return records.loc[records["fold"] <= 8, "patient"].nunique()
 
 
@@ -170,7 +171,9 @@ class TestWhatIsAttacked:
 
 def test_training_begins_with_the_backbone_of_the_run_that_is_named(tmp_path, monkeypatch):
     changes = (*PRIVATE, "federation.sites=2", "finetune.rounds=1")
-    run = RunFolder.create(tiny(tmp_path / "runs", *changes))
+    theirs = tiny(tmp_path / "runs", *changes)
+    run = RunFolder.create(theirs)
+    run.update_record(recipe={"hash": recipe_of(theirs.synthetic, 100).hash, "rate": 100})
     backbone = create_model("resnet1d", outputs=4, seed=123).state_dict()
     run.save_tensors("backbones/shared", {name: values.numpy() for name, values in backbone.items()})
     begun = {}

@@ -16,7 +16,7 @@ epsilon = 5.0
 campaign_epsilon = {campaign}
 delta = {delta}
 [cohort]
-min_patients = 5
+min_patients = 3
 [release]
 evaluation = "clear"
 counts = "clear"

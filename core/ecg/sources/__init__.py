@@ -22,6 +22,7 @@ from core.errors import DataError
 SOURCES = {
     "ptbxl": "core.ecg.sources.ptbxl",
     "arrays": "core.ecg.sources.arrays",
+    "deepfake": "core.ecg.sources.deepfake",
 }
 
 
@@ -53,7 +54,7 @@ class Source:
     name
         As in :data:`SOURCES`.
     table
-        One row a record, columns as in :data:`core.ecg.records.COLUMNS`.
+        One row a record, columns as in :data:`core.ecg.records.COLUMNS`, and any others behind them.
     read
         Row number -> :class:`Recording`; raises DataError naming the record.
     normalisation
@@ -62,6 +63,8 @@ class Source:
         The band-pass in Hz they already went through, or None.
     notes
         Sentences that the person who imports should read.
+    simulated
+        True for generated records.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Source:
     normalisation: str = "none"
     band: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 def open_source(name: str, folder: str | Path, *, rate: int, **options: Any) -> Source:

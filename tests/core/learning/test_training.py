@@ -15,6 +15,7 @@ from core.learning.training import (
     LossSum,
     PlainStepper,
     Schedule,
+    fetched,
     predict,
     shuffled_batches,
     steps_per_epoch,
@@ -111,17 +112,15 @@ class TestPlainStep:
 
 class TestTrain:
     @staticmethod
-    def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.ones((len(rows), 1), np.float32), np.full((len(rows), 1), 10.0, np.float32)
+    def batch(records: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(records, 1), torch.full((records, 1), 10.0)
 
     def test_sums_losses_and_records_and_reports_every_step(self):
         model, seen = linear([[0.0]]), []
         result = train(
             PlainStepper(model, sgd(model), l1_loss),
-            [np.arange(3), np.arange(2)],
-            self.fetch,
+            [self.batch(3), self.batch(2)],
             Schedule(0.5, 2, kind="constant"),
-            CPU,
             seen.append,
         )
         # Three losses of 10, then the weight is 0.5 and two losses are 9.5.
@@ -137,13 +136,25 @@ class TestTrain:
                 return 0.0
 
         schedule = Schedule(0.4, 100, first=40)
-        train(Recorder(), [np.arange(1)] * 3, self.fetch, schedule, CPU)
+        train(Recorder(), [self.batch(1)] * 3, schedule)
         assert Recorder.rates == [schedule.at(step) for step in range(3)]
 
     def test_stops_where_the_loss_is_no_longer_finite(self):
         model = linear([[math.inf]])
         with pytest.raises(FederationError, match="no longer finite; lower the learning rate"):
-            train(PlainStepper(model, sgd(model), l1_loss), [np.arange(2)], self.fetch, Schedule(1, 1), CPU)
+            train(PlainStepper(model, sgd(model), l1_loss), [self.batch(2)], Schedule(1, 1))
+
+    def test_gathers_rows_as_tensors_only_when_they_are_asked_for(self):
+        asked = []
+
+        def fetch(rows):
+            asked.append(rows.tolist())
+            return rows[:, None].astype(np.float32), -rows[:, None].astype(np.float32)
+
+        batches = fetched([np.array([2, 0]), np.array([1])], fetch, CPU)
+        assert asked == []
+        signals, truth = next(batches)
+        assert (signals.tolist(), truth.tolist(), asked) == ([[2.0], [0.0]], [[-2.0], [0.0]], [[2, 0]])
 
 
 class TestPredict:

@@ -123,6 +123,43 @@ class TestHead:
 
 
 @pytest.mark.parametrize("name", MODELS)
+class TestSegmenter:
+    @pytest.mark.parametrize(
+        ("rate", "samples"), [(100, 1000), (100, 37), (500, 2500), (500, 1999), (250, 640), (1000, 999)]
+    )
+    def test_gives_four_logits_a_sample_at_any_rate_and_length(self, name, rate, samples):
+        model = create_model(name, outputs=4, rate=rate, segments=True).eval()
+        maps = model.forward_maps(torch.zeros(1, 12, samples))
+        assert [part.shape[1] for part in maps] == list(model.map_widths)
+        assert model.segmenter(maps, samples).shape == (1, 4, samples)
+
+    def test_sees_what_is_near_a_sample_and_not_the_far_end(self, name):
+        # Normalisation over the whole record lets a little through; what is near must weigh far more.
+        model = create_model(name, outputs=4, seed=0, segments=True).eval()
+        signals = torch.randn(1, 12, 1000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        model.segmenter(model.forward_maps(signals), 1000)[0, :, 500].sum().backward()
+        reach = signals.grad.abs().sum(dim=(0, 1))
+        assert reach[495:505].mean() > 10 * reach[:100].mean()
+
+    def test_adds_few_parameters_and_leaves_the_others_as_they_are(self, name):
+        plain, segmenting = create_model(name, outputs=4, seed=0), create_model(name, outputs=4, seed=0, segments=True)
+        assert count_parameters(segmenting) - count_parameters(plain) < 20_000
+        before, after = weights(plain), weights(segmenting)
+        assert all(np.array_equal(before[key], after[key]) for key in before)
+        assert all(key.startswith("segmenter.") for key in set(after) - set(before))
+
+    def test_goes_with_the_head_at_transfer(self, name):
+        model = create_model(name, outputs=4, segments=True)
+        model.reset_head(5)
+        assert set(model.state_dict()) == set(create_model(name, outputs=5).state_dict())
+
+    def test_may_stand_without_a_head(self, name):
+        model = create_model(name, outputs=0, segments=True)
+        assert not [key for key in model.state_dict() if key.startswith("head.")]
+        assert [key for key in model.state_dict() if key.startswith("segmenter.")]
+
+
+@pytest.mark.parametrize("name", MODELS)
 class TestSeed:
     def test_gives_the_same_weights_whatever_was_drawn_before(self, name):
         torch.manual_seed(1)

@@ -155,6 +155,8 @@ def test_values_have_the_status_that_their_reply_gives_them():
 def test_errors_of_a_regression_are_synthetic_in_pretraining_alone():
     assert status_of(TaskKind.EVALUATE, "pretrain", "tensor", "sums") == Status.SYNTHETIC
     assert status_of(TaskKind.EVALUATE, "finetune", "tensor", "sums") is None
+    assert status_of(TaskKind.EVALUATE, "pretrain", "tensor", "boundaries") == Status.SYNTHETIC
+    assert status_of(TaskKind.EVALUATE, "finetune", "tensor", "boundaries") is None
     assert status_of(TaskKind.EVALUATE, "pretrain", "tensor", "histograms") is None
 
 

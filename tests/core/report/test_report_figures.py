@@ -46,6 +46,18 @@ def test_backbones_of_their_own_give_lines_of_their_own() -> None:
     assert line(figure, "QT")[1] == [0.4]
 
 
+def test_eight_targets_are_told_apart_and_their_names_stay_on_the_figure() -> None:
+    targets = ("hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t")
+    figure = figures.pretraining_curves([pretrain(1, 5.0, target=name) for name in targets])
+    assert figure is not None
+    drawn = [line for line in figure.axes[0].get_lines() if line.get_label() in {name.upper() for name in targets}]
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn}) == 8
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend().get_window_extent()
+    assert legend.y1 <= figure.bbox.y1
+    assert legend.y0 >= figure.axes[0].get_window_extent().y1 - 1
+
+
 def test_a_round_without_numbers_leaves_a_gap_and_none_at_all_no_figure() -> None:
     rows = [pretrain(1, 5.0), {"phase": "pretrain", "round": 2, "mae": None}, pretrain(3, 1.0)]
     figure = figures.pretraining_curves(rows)

@@ -411,6 +411,70 @@ def test_pretraining_errors_stand_beside_the_median_baseline(tmp_path: Path) -> 
     assert "QT interval 3.44 33.1 0.10 ms 500" in text
 
 
+RICH = {
+    "regression": {
+        "shared": {
+            "axis": {"mae": 8.25, "median_mae": 33.0, "unit": "deg", "records": 500},
+            "t": {"mae": 0.2, "median_mae": 0.8, "unit": "lead SD", "records": 500},
+        }
+    },
+    "segmentation": {
+        "shared": {
+            wave: {
+                edge: {"sensitivity": 0.987, "precision": 0.955, "mae": 5.21, "boundaries": 6574}
+                for edge in ("onset", "offset")
+            }
+            for wave in ("p", "qrs", "t")
+        }
+    },
+}
+
+
+def test_rich_targets_stand_with_their_units_and_what_relative_ones_mean(tmp_path: Path) -> None:
+    held = contents()
+    held["results"] |= RICH
+    text = Page(report(tmp_path, held)).text("pretraining")
+    assert "QRS axis 8.25 33.0 0.25 deg 500" in text
+    assert "T amplitude 0.20 0.80 0.25 lead SD 500" in text
+    assert "amplitudes are told in standard deviations of their lead" in text
+    assert "QRS onset 0.987 0.955 5.21 6 574" in text.replace("\u202f", " ")
+    assert "within 150 ms" in text
+
+
+def test_without_a_mask_nothing_is_said_of_boundaries(tmp_path: Path) -> None:
+    text = Page(report(tmp_path, contents())).text("pretraining")
+    assert "150 ms" not in text
+    assert "standard deviations" not in text
+
+
+def test_a_mask_alone_is_told_without_a_table_of_errors(tmp_path: Path) -> None:
+    held = contents()
+    held["results"] |= {"regression": {}, "segmentation": {"mask": RICH["segmentation"]["shared"]}}
+    held["metrics"] = [row for row in held["metrics"] if row["phase"] != "pretrain"]
+    text = Page(report(tmp_path, held)).text("pretraining")
+    assert "P onset 0.987" in text
+    assert "Always the median" not in text
+    assert "No pretraining error" not in text
+
+
+def test_an_interrupted_run_tells_the_boundaries_of_its_last_round(tmp_path: Path) -> None:
+    held = contents()
+    rounds = [row for row in held["metrics"] if row["phase"] == "pretrain"]
+    rounds[-1]["segmentation"] = RICH["segmentation"]["shared"]
+    rounds[-1]["unit"] = dict.fromkeys(TARGETS, "lead SD")
+    held["results"] = {}
+    text = Page(report(tmp_path, held)).text("pretraining")
+    assert "QRS offset 0.987" in text
+    assert "From the last finished round" in text
+
+
+def test_a_set_on_disk_is_named_in_the_provenance(tmp_path: Path) -> None:
+    held = contents()
+    held["run"]["recipe"] = {"hash": "ab12", "path": "sets/deepfake", "rate": 100}
+    text = Page(report(tmp_path, held)).text("provenance")
+    assert "none: a set on disk (sets/deepfake) at 100 Hz, held by every site" in text
+
+
 def test_the_class_table_gives_every_score_and_their_mean(tmp_path: Path) -> None:
     text = Page(report(tmp_path, contents())).text("classes")
     assert "NORM 0.931 0.901–0.956 0.781 0.731 0.020 60 338" in text

@@ -1,243 +1,261 @@
-"""What each superclass does to the beat, against the electrocardiographic criteria for it."""
+"""Who has which morphology, and that all of them can be mixed; what each looks like is in the tests of the patterns."""
 
-from dataclasses import fields
-from functools import cached_property
+import inspect
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from core.ecg.leads import LEADS
-from core.synthetic import morphology
-from core.synthetic.cohort import draw_wide
-from core.synthetic.morphology import CONDUCTION, WAVES, Findings, draw_beats, draw_findings
-from core.synthetic.waveform import DOWER, Rhythm, render, to_twelve_leads
+from core.ecg.labels import SUPERCLASSES
+from core.ecg.leads import INDEPENDENT_LEADS
+from core.errors import ConfigError
+from core.synthetic.cohort import consistent, draw_wide
+from core.synthetic.hearts import RHYTHM, Hearts, normal_hearts
+from core.synthetic.morphology import (
+    MORPHOLOGIES,
+    apply_all,
+    draw_labels,
+    draw_mixture,
+    draw_severities,
+    labels_of,
+    require_known,
+    without_contradictions,
+)
+from core.synthetic.patterns.changes import seen
+from core.synthetic.patterns.occurrence import CONTRADICTIONS
+from core.synthetic.rhythm import conducted
 
-COUNT, ONSET = 300, 1000
-
-
-class Beats:
-    """One clean beat of each of many hearts at 1000 Hz, QRS onset at sample 1000; patients and their luck do not vary."""
-
-    def __init__(self, **severities: float) -> None:
-        rng = np.random.default_rng(21)
-        before = draw_wide(COUNT, rng)
-        severity = {field.name: np.zeros(COUNT) for field in fields(Findings)}
-        severity |= {name: np.full(COUNT, value) for name, value in severities.items()}
-        state = rng.bit_generator.state
-        # The kind of conduction disease is the first thing that is drawn.
-        self.kind = np.array(CONDUCTION)[rng.integers(len(CONDUCTION), size=COUNT)]
-        rng.bit_generator.state = state
-        self.intervals, waves = draw_beats(before, Findings(**severity), rng)
-        self.before, self.waves = before, waves
-
-    @cached_property
-    def signals(self) -> np.ndarray:
-        rhythm = Rhythm(np.tile([-9000.0, ONSET, 9000.0], (COUNT, 1)), np.full(COUNT, 60.0))
-        projection = np.tile(DOWER, (COUNT, 1, 1))
-        signals = render(self.waves, rhythm, self.intervals, projection, rate=1000, samples=2000)
-        return to_twelve_leads(signals).numpy()
-
-    def lead(self, name: str) -> np.ndarray:
-        return self.signals[:, LEADS.index(name)]
-
-    def over_qrs(self, lead: str, begin: float, end: float) -> list[np.ndarray]:
-        """The lead from one fraction of the QRS complex to another, for each heart."""
-        return [
-            trace[ONSET + int(begin * qrs) : ONSET + int(end * qrs)]
-            for trace, qrs in zip(self.lead(lead), self.intervals.qrs, strict=True)
-        ]
-
-    def net_qrs(self, lead: str) -> np.ndarray:
-        return np.array([part.sum() for part in self.over_qrs(lead, 0, 1)])
-
-    def t_peak(self, lead: str) -> np.ndarray:
-        """The lead at the peak of its T wave."""
-        k = WAVES.index("t")
-        onset, offset, peak = (getattr(self.waves, name)[:, k] for name in ("onset", "offset", "peak"))
-        at = ONSET + np.rint(onset + peak * (offset - onset)).astype(int)
-        return self.lead(lead)[np.arange(COUNT), at]
+NAMES = list(MORPHOLOGIES)
+SEEDS = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(scope="module")
-def normal():
-    return Beats()
+def severities_of(count: int, **severity: float) -> np.ndarray:
+    severities = np.zeros((count, len(NAMES)))
+    for name, value in severity.items():
+        severities[:, NAMES.index(name)] = value
+    return severities
 
 
-@pytest.fixture(scope="module")
-def conduction():
-    return Beats(cd=0.9)
+def hearts_of(count: int, seed: int = 0) -> Hearts:
+    rng = np.random.default_rng(seed)
+    return normal_hearts(draw_wide(count, rng), rng)
 
 
-@pytest.fixture(scope="module")
-def hypertrophy():
-    return Beats(hyp=1.0)
+class TestNames:
+    def test_all_stands_for_every_morphology_and_order_is_that_of_the_registry(self):
+        assert require_known(("all",)) == tuple(NAMES)
+        assert require_known(("lvh", "normal", "lvh")) == ("normal", "lvh")
+
+    def test_an_unknown_name_is_refused_with_the_nearest_one(self):
+        with pytest.raises(ConfigError, match=r"unknown morphology 'lbb'; did you mean 'lbbb'\?"):
+            require_known(("normal", "lbb"))
+        with pytest.raises(ConfigError, match=r"unknown morphology 'xyzzy'; choose 'all' or from normal, "):
+            require_known(("xyzzy",))
+
+    def test_no_name_at_all_is_refused(self):
+        with pytest.raises(ConfigError, match="no morphology is chosen"):
+            require_known(())
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_each_morphology_says_what_it_is(self, name):
+        morphology = MORPHOLOGIES[name]
+        assert morphology.name == name
+        assert morphology.superclass in (*SUPERCLASSES, None)
+        assert len((inspect.getdoc(morphology.apply) or "").split()) > 5
+
+    def test_titles_differ(self):
+        assert len({morphology.title for morphology in MORPHOLOGIES.values()}) == len(NAMES)
+
+    def test_contradictions_name_morphologies(self):
+        assert {name for group in CONTRADICTIONS for name in group} <= set(NAMES)
 
 
-class TestNormal:
-    def test_has_p_r_and_t_upright_in_ii_and_a_negative_v1(self, normal):
-        assert (normal.t_peak("II") > 0).mean() > 0.9
-        assert (normal.net_qrs("I") + normal.net_qrs("II") > 0).mean() > 0.97
-        assert (normal.net_qrs("V1") < 0).mean() > 0.9
-        p = [
-            trace[ONSET - int(pr) : ONSET].max()
-            for trace, pr in zip(normal.lead("II"), normal.intervals.pr, strict=True)
-        ]
-        assert (np.array(p) > 0.03).mean() > 0.95
+class TestLabels:
+    def test_are_as_common_as_in_ptb_xl(self):
+        # Wagner et al. 2020 and release 1.0.3: NORM 9514, MI 5469, STTC 5235, CD 4898, HYP 2649 of 21,799 records, of
+        # which about 410 have no superclass and are not drawn.
+        labels = draw_labels(40_000, np.random.default_rng(0))
+        expected = np.array([9514, 5469, 5235, 4898, 2649]) / 21_388
+        # Three standard errors at 40,000 records are below 0.008.
+        np.testing.assert_allclose(labels.mean(axis=0), expected, atol=0.008)
 
-    def test_has_r_growing_from_v1_to_v4(self, normal):
-        r = [np.median(normal.lead(lead).max(axis=1)) for lead in ("V1", "V2", "V3", "V4")]
-        assert r == sorted(r)
+    def test_hypertrophy_comes_with_st_t_changes_more_often_than_infarction_does(self):
+        normal, mi, sttc, _, hyp = draw_labels(20_000, np.random.default_rng(0)).T.astype(bool)
+        assert sttc[hyp].mean() > 0.5 > sttc[mi].mean()
+        assert not (normal & (mi | hyp)).any()
 
-    def test_keeps_the_intervals_as_drawn(self, normal):
-        for field in fields(normal.before):
-            np.testing.assert_array_equal(getattr(normal.intervals, field.name), getattr(normal.before, field.name))
+    @settings(max_examples=40, deadline=None)
+    @given(seed=SEEDS, mildest=st.floats(0, 0.9))
+    def test_of_drawn_severities_are_the_labels_asked_for(self, seed, mildest):
+        rng = np.random.default_rng(seed)
+        labels = draw_labels(64, rng)
+        severities = draw_severities(labels, rng, mildest=mildest)
+        np.testing.assert_array_equal(labels_of(severities), labels)
+        assert severities.max() <= 1
+        assert severities[severities > 0].min() >= mildest
+
+    def test_of_any_combination_can_be_drawn(self):
+        labels = np.array([[int(bit) for bit in f"{number:05b}"] for number in range(1, 32)])
+        np.testing.assert_array_equal(labels_of(draw_severities(labels, np.random.default_rng(0))), labels)
+
+    def test_strain_is_both_hypertrophy_and_st_t_change(self):
+        np.testing.assert_array_equal(labels_of(severities_of(1, lvh_strain=0.5)), [[0, 0, 1, 0, 1]])
+
+    def test_a_heart_with_a_rhythm_alone_is_normal(self):
+        np.testing.assert_array_equal(labels_of(severities_of(1, atrial_fibrillation=0.5)), [[1, 0, 0, 0, 0]])
+        np.testing.assert_array_equal(labels_of(severities_of(1)), [[1, 0, 0, 0, 0]])
 
 
-class TestConduction:
-    def test_left_bundle_branch_block_is_wide_with_a_negative_v1_and_no_q_in_i(self, conduction):
-        ill = conduction.kind == "lbbb"
-        assert conduction.intervals.qrs[ill].min() >= 110
-        v1 = conduction.lead("V1")[ill, ONSET : ONSET + 180]
-        assert (-v1.min(axis=1) > 2 * v1.max(axis=1)).mean() > 0.95
-        q = np.array([part.min() for part in conduction.over_qrs("I", 0, 0.4)])[ill]
-        assert (q > -0.03).mean() > 0.95
+class TestDrawSeverities:
+    def test_follows_the_statement_counts_of_ptb_xl(self):
+        labels = np.tile([0, 0, 0, 1, 0], (20_000, 1))
+        drawn = (draw_severities(labels, np.random.default_rng(0)) > 0).mean(axis=0)
+        share = {name: drawn[NAMES.index(name)] for name in ("lafb", "incomplete_rbbb", "rbbb", "wpw")}
+        # LAFB 1626, IRBBB 1118, CRBBB 542, WPW 80 statements; one in five patients has a second one.
+        assert share["lafb"] > share["incomplete_rbbb"] > share["rbbb"] > share["wpw"] > 0
+        assert share["lafb"] / share["rbbb"] == pytest.approx(1626 / 542, rel=0.15)
+        rhythms = [name for name in NAMES if MORPHOLOGIES[name].superclass is None]
+        assert 0.04 < drawn[NAMES.index("atrial_fibrillation")] < 0.08
+        assert 0.12 < sum(drawn[NAMES.index(name)] for name in rhythms) < 0.3
 
-    def test_right_bundle_branch_block_is_wide_and_ends_positive_in_v1_and_negative_in_i(self, conduction, normal):
-        ill = conduction.kind == "rbbb"
-        assert conduction.intervals.qrs[ill].min() >= 110
+    def test_gives_the_normal_one_variant_and_nothing_else_but_rhythms(self):
+        labels = np.tile([1, 0, 0, 0, 0], (2000, 1))
+        severities = draw_severities(labels, np.random.default_rng(0))
+        normal = [MORPHOLOGIES[name].superclass == "NORM" for name in NAMES]
+        assert ((severities[:, normal] > 0).sum(axis=1) == 1).all()
 
-        def ends(beats, lead):
-            return np.array([part.mean() for part in beats.over_qrs(lead, 0.75, 1)])[ill]
+    def test_keeps_to_the_names_allowed(self):
+        labels = np.array([[0, 1, 0, 1, 0]] * 50)
+        severities = draw_severities(labels, np.random.default_rng(0), ("inferior_mi_old", "lbbb"))
+        assert set(np.flatnonzero(severities.any(axis=0))) == {NAMES.index("inferior_mi_old"), NAMES.index("lbbb")}
 
-        assert (ends(conduction, "V1") > 0.1).mean() > 0.95
-        assert (ends(conduction, "I") < 0).mean() > 0.95
-        assert (ends(normal, "V1") > 0.1).mean() < 0.1
+    def test_refuses_names_that_leave_a_label_without_a_morphology(self):
+        with pytest.raises(ConfigError, match=r"hold none for a patient with HYP; add one, such as 'lvh'"):
+            draw_severities(np.array([[0, 0, 0, 0, 1]]), np.random.default_rng(0), ("normal", "lbbb"))
+        # Strain is for patients who have both labels.
+        with pytest.raises(ConfigError, match="hold none for a patient with HYP"):
+            draw_severities(np.array([[0, 0, 0, 0, 1]]), np.random.default_rng(0), ("lvh_strain",))
 
-    def test_left_anterior_fascicular_block_turns_the_axis_to_the_left(self, conduction, normal):
-        ill = conduction.kind == "lafb"
-        assert (conduction.net_qrs("I")[ill] > 0).mean() > 0.95
-        assert (conduction.net_qrs("aVF")[ill] < 0).mean() > 0.95
-        assert (normal.net_qrs("aVF")[ill] < 0).mean() < 0.35
 
-    @pytest.mark.parametrize("severity", [0.15, 0.5, 1.0])
-    def test_first_degree_block_has_a_pr_interval_above_200_ms_at_any_heart_rate(self, severity):
-        beats = Beats(cd=severity)
-        ill = beats.kind == "av_block_1"
-        assert beats.intervals.pr[ill].min() > 200
-        assert beats.intervals.hr[ill].max() <= 85
+class TestDrawMixture:
+    def test_has_two_fifths_healthy_and_every_morphology_about_equally_often(self):
+        severities = draw_mixture(60_000, np.random.default_rng(0))
+        normal = np.array([MORPHOLOGIES[name].superclass == "NORM" for name in NAMES])
+        healthy = (severities[:, normal] > 0).any(axis=1)
+        assert healthy.mean() == pytest.approx(0.4, abs=0.01)
+        assert not severities[healthy][:, ~normal].any()
+        often = (severities[:, ~normal] > 0).mean(axis=0)
+        # Contradictions take up to a sixth from the larger groups.
+        assert often.max() < 1.35 * often.min()
+        several = (severities > 0).sum(axis=1)
+        assert several.min() == 1
+        assert several.max() == 2
+        severe = severities[severities > 0]
+        np.testing.assert_allclose(np.quantile(severe, [0, 0.5, 1]), [0.05, 0.525, 1], atol=0.04)
 
-    @pytest.mark.parametrize("severity", [0.15, 1.0])
-    def test_bundle_branch_block_has_qrs_from_110_ms_and_lengthens_qt_by_half_of_what_it_adds(self, severity):
-        beats = Beats(cd=severity)
-        ill = np.isin(beats.kind, ["lbbb", "rbbb"])
-        assert beats.intervals.qrs[ill].min() >= 110
-        added = (beats.intervals.qrs - beats.before.qrs)[ill]
-        grown = (beats.intervals.qt - beats.before.qt)[ill]
-        # Bogossian et al. 2014; the few beats that would not fit their RR interval get less.
-        assert np.median(np.abs(grown - 0.5 * added)) < 0.01
+    def test_of_one_disease_leaves_the_healthy_plain(self):
+        severities = draw_mixture(5000, np.random.default_rng(0), ("lbbb",))
+        assert (severities > 0).mean(axis=0)[NAMES.index("lbbb")] == pytest.approx(0.6, abs=0.03)
+        assert (severities > 0).sum(axis=1).max() == 1
 
-    @pytest.mark.parametrize("severity", [0.0, 0.15, 1.0])
-    def test_leaves_the_beat_in_physiological_order(self, severity):
-        intervals = Beats(cd=severity).intervals
-        shortest = 60_000 / intervals.hr * (1 - 3 * intervals.rr_variability)
-        assert (intervals.pr + intervals.qt + 29.9 < shortest).all()
+    def test_of_normal_variants_alone_gives_everybody_one(self):
+        severities = draw_mixture(500, np.random.default_rng(0), ("normal", "left_axis"))
+        assert ((severities > 0).sum(axis=1) == 1).all()
+
+    def test_is_the_same_from_the_same_generator(self):
+        first, second = (draw_mixture(100, np.random.default_rng(4)) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+    def test_refuses_an_unknown_name(self):
+        with pytest.raises(ConfigError, match="unknown morphology"):
+            draw_mixture(1, np.random.default_rng(0), ("lvhh",))
+
+
+class TestContradictions:
+    def test_of_two_bundle_branch_blocks_the_severer_stays(self):
+        kept = without_contradictions(severities_of(1, lbbb=0.4, rbbb=0.7))
+        np.testing.assert_array_equal(kept, severities_of(1, rbbb=0.7))
+
+    def test_a_diagnosis_stays_rather_than_a_rhythm(self):
+        kept = without_contradictions(severities_of(1, av_block_1=0.2, atrial_fibrillation=0.9))
+        np.testing.assert_array_equal(kept, severities_of(1, av_block_1=0.2))
+
+    @settings(max_examples=50, deadline=None)
+    @given(seed=SEEDS)
+    def test_never_both_stay_and_no_diagnosed_superclass_is_lost(self, seed):
+        rng = np.random.default_rng(seed)
+        severities = rng.random((20, len(NAMES))) * (rng.random((20, len(NAMES))) < 0.2)
+        before = severities.copy()
+        kept = without_contradictions(severities)
+        np.testing.assert_array_equal(severities, before)
+        for group in CONTRADICTIONS:
+            assert ((kept[:, [NAMES.index(name) for name in group]] > 0).sum(axis=1) <= 1).all()
+        assert ((kept == before) | (kept == 0)).all()
+        for superclass in SUPERCLASSES:
+            own = [MORPHOLOGIES[name].superclass == superclass for name in NAMES]
+            np.testing.assert_array_equal(kept[:, own].any(axis=1), before[:, own].any(axis=1))
+
+
+class TestApplyAll:
+    @settings(max_examples=25, deadline=None)
+    @given(seed=SEEDS)
+    def test_any_mixture_leaves_hearts_that_can_be_drawn(self, seed):
+        rng = np.random.default_rng(seed)
+        hearts = normal_hearts(draw_wide(64, rng), rng)
+        severities = (rng.random((64, len(NAMES))) < 0.06) * rng.uniform(0.01, 1.0, (64, len(NAMES)))
+        apply_all(hearts, severities, rng)
+        for name, values in vars(hearts).items():
+            assert np.isfinite(values).all(), name
+        assert (hearts.stop > hearts.start).all()
+        assert ((hearts.peak > 0) & (hearts.peak < 1)).all()
+        assert hearts.premature_ventricular.max() <= 0.5
+        intervals = consistent(
+            hearts.hr, hearts.pr, hearts.qrs, hearts.qtc, hearts.rr_variability, conducted(hearts.rhythm)
+        )
+        p = np.where(conducted(hearts.rhythm), intervals.pr, 0)
+        assert (p + intervals.qt < 60_000 / intervals.hr).all()
         assert (intervals.qrs < intervals.qt - 100).all()
+        assert np.abs(hearts.vector).max() < 8
+        assert np.abs(hearts.local).max() < 6
 
+    def test_changes_affected_hearts_alone(self):
+        before, hearts = hearts_of(40), hearts_of(40)
+        severities = severities_of(40, lbbb=0.8)
+        severities[::2] = 0
+        apply_all(hearts, severities, np.random.default_rng(1))
+        same = [
+            all(np.array_equal(one, other) for one, other in zip(vars(a).values(), vars(b).values(), strict=True))
+            for a, b in ((hearts.take(np.array([row])), before.take(np.array([row]))) for row in range(40))
+        ]
+        assert same == [True, False] * 20
 
-class TestHypertrophy:
-    def test_has_a_larger_sokolow_lyon_index_than_normal(self, normal, hypertrophy):
-        def index(beats):
-            return -beats.lead("V1").min(axis=1) + beats.lead("V5").max(axis=1)
+    def test_the_plain_normal_heart_is_left_as_it_is(self):
+        before, hearts = hearts_of(10), hearts_of(10)
+        apply_all(hearts, severities_of(10, normal=1.0), np.random.default_rng(1))
+        np.testing.assert_array_equal(hearts.vector, before.vector)
 
-        ill = hypertrophy
-        assert index(ill).mean() > 1.4 * index(normal).mean()
-        # The criterion itself: S in V1 and R in V5 together at least 3.5 mV (Sokolow and Lyon, 1949).
-        assert (index(ill) >= 3.5).mean() > 0.4
-        assert (index(normal) >= 3.5).mean() < 0.1
+    def test_returns_what_was_applied(self):
+        applied = apply_all(hearts_of(3), severities_of(3, lbbb=0.4, rbbb=0.7), np.random.default_rng(1))
+        np.testing.assert_array_equal(applied, severities_of(3, rbbb=0.7))
 
-    def test_has_in_some_a_right_ventricle_that_dominates_v1_and_turns_the_axis_right(self, normal, hypertrophy):
-        def right(beats):
-            return (beats.net_qrs("V1") > 0) & (beats.net_qrs("I") < 0)
+    def test_morphologies_of_one_pattern_add_up_on_one_heart(self):
+        # Two territories are one pattern at two places: each has to be there, also where a heart has both.
+        plain, one, both = hearts_of(30), hearts_of(30), hearts_of(30)
+        apply_all(one, severities_of(30, inferior_mi_old=1.0), np.random.default_rng(1))
+        apply_all(both, severities_of(30, inferior_mi_old=1.0, anteroseptal_mi_old=1.0), np.random.default_rng(1))
+        ii, v2 = INDEPENDENT_LEADS.index("II"), INDEPENDENT_LEADS.index("V2")
+        assert (seen(one, "q") < seen(plain, "q") - 0.1)[:, ii].all()
+        assert (seen(both, "q") < seen(plain, "q") - 0.1)[:, [ii, v2]].all()
 
-        # One in ten is of the right ventricle.
-        assert 0.05 < right(hypertrophy).mean() < 0.15
-        assert right(normal).mean() < 0.02
+    def test_a_batch_gives_what_the_morphology_alone_gives(self):
+        alone, batch = hearts_of(20), hearts_of(20)
+        MORPHOLOGIES["inferior_mi_acute"].apply(alone, np.full(20, 0.6), np.random.default_rng(3))
+        apply_all(batch, severities_of(20, inferior_mi_acute=0.6), np.random.default_rng(3))
+        for name, values in vars(alone).items():
+            np.testing.assert_allclose(values, getattr(batch, name), err_msg=name)
 
-    def test_keeps_pr_and_qrs(self, normal, hypertrophy):
-        ill = hypertrophy
-        p, q = WAVES.index("p_right"), WAVES.index("s")
-        np.testing.assert_allclose(ill.waves.onset[:, p], -normal.intervals.pr)
-        np.testing.assert_allclose(ill.waves.offset[:, q], normal.intervals.qrs)
-        assert ill.waves.offset[:, WAVES.index("p_left")].max() < 0
-
-
-class TestInfarction:
-    @pytest.mark.parametrize(
-        ("territory", "leads"), [("inferior", ("II", "III", "aVF")), ("anterior", ("V2", "V3", "V4"))]
-    )
-    def test_has_q_or_inverted_t_in_the_leads_over_the_dead_muscle(self, monkeypatch, normal, territory, leads):
-        direction = morphology.TERRITORIES[territory]
-        monkeypatch.setattr(morphology, "TERRITORIES", dict.fromkeys(("a", "b", "c", "d"), direction))
-        ill = Beats(mi=0.9)
-
-        def struck(beats):
-            marks = []
-            for lead in leads:
-                q = np.array([part.min() for part in beats.over_qrs(lead, 0, 0.3)])
-                marks.append((q < -0.1) | (beats.t_peak(lead) < -0.05))
-            # Two contiguous leads, as the universal definition asks for.
-            return np.sum(marks, axis=0) >= 2
-
-        assert struck(ill).mean() > 0.85
-        assert struck(normal).mean() < 0.35 * struck(ill).mean()
-
-    def test_raises_st_over_the_territory_and_lowers_it_opposite_when_acute(self, monkeypatch, normal):
-        direction = morphology.TERRITORIES["inferior"]
-        monkeypatch.setattr(morphology, "TERRITORIES", dict.fromkeys(("a", "b", "c", "d"), direction))
-        ill = Beats(mi=1.0)
-        k = WAVES.index("st")
-        added = (ill.waves.vector - normal.waves.vector)[:, k]
-        along = added @ (np.array(direction) / np.linalg.norm(direction))
-        assert along.min() >= 0
-        # At most 0.28 mV in the body; some are acute, most are old.
-        assert 0.15 < along.max() <= 0.28
-        lifted = added @ DOWER[1], added @ (DOWER[0] - DOWER[1] / 2)
-        acute = along > 0.1
-        assert (lifted[0][acute] > 0.1).all()
-        assert (lifted[1][acute] < 0).all()
-
-
-class TestRepolarisation:
-    def test_flattens_or_inverts_t_and_depresses_st_in_lateral_leads(self, normal):
-        ill = Beats(sttc=0.9)
-        assert np.median(ill.t_peak("V5")) < 0.35 * np.median(normal.t_peak("V5"))
-        change = (ill.waves.vector - normal.waves.vector)[:, WAVES.index("st")] @ DOWER[INDEX_V5]
-        assert (change <= 0).mean() > 0.95
-
-    def test_leaves_the_qrs_complex_alone(self, normal):
-        ill = Beats(sttc=0.9)
-        names = [WAVES.index(name) for name in ("q", "r", "notch", "s")]
-        np.testing.assert_array_equal(ill.waves.vector[:, names], normal.waves.vector[:, names])
-
-
-INDEX_V5 = 6
-
-
-class TestFindings:
-    def test_are_absent_where_the_label_is_and_present_where_it_is(self):
-        labels = np.random.default_rng(0).integers(0, 2, (500, 5))
-        findings = draw_findings(labels, np.random.default_rng(1))
-        for column, name in enumerate(("mi", "sttc", "cd", "hyp"), start=1):
-            severity = getattr(findings, name)
-            assert (severity[labels[:, column] == 0] == 0).all()
-            assert severity[labels[:, column] == 1].min() >= 0.15
-            assert severity.max() <= 1
-
-    def test_do_not_change_the_luck_of_other_patients(self):
-        rng = np.random.default_rng
-        patients = draw_wide(6, rng(0))
-        healthy = draw_beats(patients, Findings.none(6), rng(1))[1]
-        one_ill = Findings(*(np.array([0.9, 0, 0, 0, 0, 0]) for _ in range(4)))
-        mixed = draw_beats(patients, one_ill, rng(1))[1]
-        np.testing.assert_array_equal(mixed.vector[1:], healthy.vector[1:])
-        assert not np.array_equal(mixed.vector[0], healthy.vector[0])
+    def test_conduction_disease_of_the_av_node_wins_over_none(self):
+        hearts = hearts_of(5)
+        apply_all(hearts, severities_of(5, complete_block=0.5, inferior_mi_old=0.5), np.random.default_rng(0))
+        assert (hearts.rhythm == RHYTHM["complete_block"]).all()

@@ -1,11 +1,15 @@
 """The embedded simulated hospitals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from core.ecg.labels import SUPERCLASSES
 from core.synthetic import hospitals as hospitals_module
+from core.synthetic.devices import DEVICES, DRAWN
 from core.synthetic.hospitals import simulated_hospitals
+from core.synthetic.morphology import labels_of
 
 SETTINGS = {"hospitals": 3, "patients": 60, "seed": 4, "seconds": 4.0}
 
@@ -74,22 +78,55 @@ def test_class_mix_differs_between_sites(made):
     assert np.ptp(leading, axis=0).max() > 0.18
 
 
-def test_gain_and_noise_differ_between_sites(monkeypatch):
-    recorders = []
-    simulate = hospitals_module.simulate
+@pytest.fixture
+def recorders(monkeypatch):
+    """Spy on what each hospital records with: the device, the level of its noise, and its unit's gain."""
+    seen = []
+    draw = hospitals_module.draw_recordings
 
-    def spy(*args, gain, noise, **settings):
-        recorders.append((gain, noise))
-        return simulate(*args, gain=gain, noise=noise, **settings)
+    def spy(device, count, rng, *, level):
+        noise, faults = draw(device, count, rng, level=level)
+        seen.append((device.name, level, noise.gain[0]))
+        return noise, faults
 
-    monkeypatch.setattr(hospitals_module, "simulate", spy)
-    simulated_hospitals(**SETTINGS | {"patients": 5})
-    gains, noises = zip(*recorders, strict=True)
-    assert len(set(gains)) == len(set(noises)) == 3
-    assert all(0.5 < gain < 2 for gain in gains)
-    assert all(0.2 < noise < 5 for noise in noises)
+    monkeypatch.setattr(hospitals_module, "draw_recordings", spy)
+    return seen
+
+
+def test_recorder_gain_and_noise_differ_between_sites(recorders):
+    simulated_hospitals(**SETTINGS | {"hospitals": 8, "patients": 5})
+    devices, levels, gains = zip(*recorders, strict=True)
+    assert set(devices) <= set(DRAWN)
+    assert len(set(devices)) > 2
+    assert len(set(levels)) == len({gain[0] for gain in gains}) == 8
+    assert all(0.25 < level < 4 for level in levels)
+    assert all(gain.min() >= 0.9 and gain.max() <= 1.1 for gain in gains)
+
+
+def test_a_lost_electrode_leaves_its_lead_flat_in_the_set(monkeypatch):
+    # Signals are stored as int16 after the filter, whose ripple on a flat lead is nothing.
+    loses_all = replace(DEVICES["resting"], lead_loss=1.0)
+    monkeypatch.setattr(hospitals_module, "draw_device", lambda rng: loses_all)
+    made = simulated_hospitals(**SETTINGS | {"hospitals": 1, "patients": 30})
+    flat = (np.asarray(made.signals) == 0).all(axis=2).sum(axis=1)
+    # One chest lead, or five limb leads, in those that were off from the start and at no rail or at one.
+    assert set(flat) <= {0, 1, 5}
+    assert (flat > 0).mean() > 0.4
 
 
 def test_the_rate_is_what_was_asked_for():
     made = simulated_hospitals(hospitals=1, patients=3, seed=0, rate=500)
     assert (made.info.rate, made.info.samples, made.signals.shape[1:]) == (500, 5000, (12, 5000))
+
+
+def test_labels_are_those_of_the_findings_that_were_drawn(monkeypatch):
+    seen = []
+    draw = hospitals_module.draw_records
+
+    def spy(people, severities, *args, **settings):
+        seen.append(severities)
+        return draw(people, severities, *args, **settings)
+
+    monkeypatch.setattr(hospitals_module, "draw_records", spy)
+    made = simulated_hospitals(**SETTINGS)
+    np.testing.assert_array_equal(labels_of(np.concatenate(seen)), made.labels)

@@ -1,183 +1,58 @@
-"""The stated intervals, measured on the rendered trace."""
+"""The drawn traces: leads, the mask, single beats, long records, premature beats and atrial waves."""
 
 from dataclasses import replace
 
-import neurokit2 as nk
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_hearts import anybody, clean, column, masked, only, runs, somebody
 
-from core.ecg.leads import INDEPENDENT_LEADS
-from core.synthetic.cohort import Intervals, draw_wide
-from core.synthetic.morphology import WAVES, Findings, Waves, draw_beats, draw_findings
-from core.synthetic.recipe import simulate
+from core.ecg.leads import INDEPENDENT_LEADS, LEADS
+from core.synthetic.band import band_pass_spectrum
+from core.synthetic.cohort import DIASTOLE_MS, draw_wide
+from core.synthetic.hearts import P_WAVES, QRS_WAVES, REPOLARISATION_WAVES, WAVES
+from core.synthetic.morphology import MORPHOLOGIES, draw_mixture
+from core.synthetic.simulation import draw_records, render_records
 from core.synthetic.waveform import (
     DOWER,
-    Rhythm,
+    LEAD_IN_MS,
+    P_WAVE,
+    QRS_COMPLEX,
+    T_WAVE,
     draw_projection,
-    draw_rhythm,
     render,
     to_twelve_leads,
 )
 
-COUNT, RATE, SAMPLES = 80, 1000, 5000
-P, QRS, T = ("p_right", "p_left"), ("q", "r", "notch", "s"), ("st", "t")
-DEPARTURE_MV = 1e-7
 
-# How far a measured end may be from the true one. A wave rises from its end like A sin^2(pi/2 * t/d), where d is the time to
-# its peak, so it is above e once t > d * 2/pi * asin(sqrt(e / A)). With e = 1e-7 mV, A >= 1e-3 mV in the largest lead and
-# d <= 150 ms that is below 1 ms. One sample of 1 ms comes on top.
-END_MS = 2.0
-SMALLEST_MV = 1e-3
+def at_beats(onsets: np.ndarray, samples: int) -> np.ndarray:
+    """The samples of a trace of 1000 Hz at which the next wave takes over, away from the ends."""
+    taken = np.ceil(onsets - LEAD_IN_MS).astype(np.int64)
+    return taken[(taken > 3) & (taken < samples - 3)]
 
 
-@pytest.fixture(scope="module")
-def hearts():
-    """Healthy and ill hearts with their rhythm and projection."""
-    rng = np.random.default_rng(3)
-    labels = (rng.random((COUNT, 5)) < 0.35) & (np.arange(COUNT)[:, None] % 2 == 0)
-    intervals, waves = draw_beats(draw_wide(COUNT, rng), draw_findings(labels.astype(int), rng), rng)
-    return intervals, waves, draw_rhythm(intervals, SAMPLES / RATE, rng), draw_projection(COUNT, rng)
+def jumps(block, seconds: float) -> tuple[float, float]:
+    """The largest step of any lead where a beat, and where a P wave, takes over from the one before, mV.
 
-
-def trace(hearts, names=WAVES) -> np.ndarray:
-    """(n, 8, samples) of the named waves alone."""
-    intervals, waves, rhythm, projection = hearts
-    vector = waves.vector * np.isin(WAVES, names)[:, None]
-    only = Waves(waves.onset, waves.offset, waves.peak, vector)
-    return render(only, rhythm, intervals, projection, rate=RATE, samples=SAMPLES).numpy()
-
-
-def measured_ends(hearts, names) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and last time (ms) at which the waves of one beat inside the record are away from zero; the beat's onset."""
-    intervals, _, rhythm, _ = hearts
-    away = (np.abs(trace(hearts, names)) > DEPARTURE_MV).any(axis=1)
-    first, last, onsets = np.full((3, COUNT), np.nan)
-    for i in range(COUNT):
-        begin = rhythm.onsets[i] - intervals.pr[i] - 12
-        beat = int(np.flatnonzero(begin > 0)[0])
-        times = np.flatnonzero(away[i, : int(begin[beat + 1])])
-        times = times[times > begin[beat]]
-        onsets[i] = rhythm.onsets[i, beat]
-        if len(times):
-            first[i], last[i] = times[[0, -1]]
-    return first, last, onsets
-
-
-def large_enough(hearts, wave) -> np.ndarray:
-    _, waves, _, projection = hearts
-    vector = waves.vector[:, WAVES.index(wave)]
-    return np.abs(np.einsum("nld,nd->nl", projection, vector)).max(axis=1) > SMALLEST_MV
-
-
-def rate_by_neurokit(signals: np.ndarray) -> np.ndarray:
-    """Heart rate from the R peaks that NeuroKit2 finds in lead II at 500 Hz."""
-    rates = []
-    for lead_ii in signals[:, 1]:
-        _, info = nk.ecg_peaks(nk.ecg_clean(lead_ii, sampling_rate=500), sampling_rate=500)
-        rates.append(60 * 500 / np.diff(info["ECG_R_Peaks"]).mean())
-    return np.array(rates)
-
-
-class TestIntervalsOnTheNoiseFreeTrace:
-    def test_p_starts_pr_before_the_qrs_complex(self, hearts):
-        p_onset, _, _ = measured_ends(hearts, P)
-        qrs_onset, _, _ = measured_ends(hearts, QRS)
-        seen = large_enough(hearts, "p_right") & large_enough(hearts, "q")
-        assert seen.mean() > 0.97
-        assert np.abs(qrs_onset - p_onset - hearts[0].pr)[seen].max() < END_MS
-
-    def test_the_qrs_complex_lasts_qrs(self, hearts):
-        onset, offset, _ = measured_ends(hearts, QRS)
-        seen = large_enough(hearts, "q") & large_enough(hearts, "s")
-        assert seen.mean() > 0.97
-        assert np.abs(offset - onset - hearts[0].qrs)[seen].max() < END_MS
-
-    def test_t_ends_qt_after_the_onset_of_the_qrs_complex(self, hearts):
-        qrs_onset, _, _ = measured_ends(hearts, QRS)
-        _, t_end, _ = measured_ends(hearts, T)
-        seen = large_enough(hearts, "q") & large_enough(hearts, "t")
-        assert seen.mean() > 0.97
-        assert np.abs(t_end - qrs_onset - hearts[0].qt)[seen].max() < END_MS
-
-    def test_the_qrs_complex_starts_where_the_rhythm_puts_the_beat(self, hearts):
-        onset, _, beat = measured_ends(hearts, QRS)
-        seen = large_enough(hearts, "q")
-        late = (onset - beat)[seen]
-        assert late.min() >= 0
-        assert late.max() < END_MS
-
-    def test_p_ends_before_the_qrs_complex_and_t_before_the_next_p(self, hearts):
-        _, waves, rhythm, _ = hearts
-        assert waves.offset[:, [WAVES.index(name) for name in P]].max() < 0
-        shortest = np.diff(rhythm.onsets, axis=1).min(axis=1)
-        assert (hearts[0].qt < shortest - hearts[0].pr).all()
-
-    def test_every_wave_has_its_peak_between_its_ends(self, hearts):
-        waves = hearts[1]
-        assert (waves.offset - waves.onset).min() > 10
-        assert waves.peak.min() > 0.2
-        assert waves.peak.max() < 0.8
-
-    def test_the_trace_is_the_sum_of_the_waves_that_were_measured(self, hearts):
-        parts = trace(hearts, P) + trace(hearts, QRS) + trace(hearts, T) + trace(hearts, ("u",))
-        np.testing.assert_allclose(trace(hearts), parts, atol=1e-5)
-
-    def test_another_rate_shows_the_same_curve(self, hearts):
-        intervals, waves, rhythm, projection = hearts
-        coarse = render(waves, rhythm, intervals, projection, rate=100, samples=SAMPLES // 10)
-        np.testing.assert_allclose(coarse.numpy(), trace(hearts)[..., ::10], atol=1e-5)
-
-
-class TestRhythm:
-    def test_has_beats_over_the_whole_record(self, hearts):
-        onsets = hearts[2].onsets
-        assert (onsets[:, 0] < 0).all()
-        assert (onsets[:, -1] - hearts[0].pr > SAMPLES / RATE * 1000).all()
-
-    def test_states_the_rate_between_the_first_and_last_beat_inside(self, hearts):
-        rhythm = hearts[2]
-        for onsets, hr in zip(rhythm.onsets, rhythm.hr, strict=True):
-            inside = onsets[(onsets >= 0) & (onsets < SAMPLES / RATE * 1000)]
-            assert hr == pytest.approx(60_000 / np.diff(inside).mean())
-
-    def test_is_regular_without_variability_and_varies_as_stated_with_it(self):
-        rng = np.random.default_rng(0)
-        n = 400
-        intervals = replace(draw_wide(n, rng), hr=np.full(n, 60.0), rr_variability=np.zeros(n))
-        assert np.diff(draw_rhythm(intervals, 60, rng).onsets, axis=1) == pytest.approx(1000)
-        varied = replace(intervals, rr_variability=np.full(n, 0.05))
-        spread = np.diff(draw_rhythm(varied, 60, rng).onsets, axis=1).std(axis=1)
-        # Of the mean of 1000 ms; the shares of the three sources, squared, sum to one.
-        assert np.median(spread) == pytest.approx(50, rel=0.1)
-
-    def test_never_runs_a_beat_into_the_one_before(self):
-        rng = np.random.default_rng(1)
-        # Many hearts, since three standard deviations are rare.
-        intervals = replace(draw_wide(20_000, rng), rr_variability=np.full(20_000, 0.1))
-        gaps = np.diff(draw_rhythm(intervals, 10, rng).onsets, axis=1)
-        # Bounded at three standard deviations of 10 %.
-        assert (gaps >= 0.7 * 60_000 / intervals.hr[:, None] - 1e-6).all()
-
-    def test_agrees_with_the_r_peaks_that_neurokit_finds(self):
-        rng = np.random.default_rng(5)
-        signals, targets = simulate(draw_wide(30, rng), Findings.none(30), rng, rate=500, samples=5000, noise=0.25)
-        assert np.median(np.abs(rate_by_neurokit(signals) - targets[:, 0])) <= 1.0
-
-    def test_states_the_rate_of_the_record_and_not_the_one_that_was_drawn(self):
-        # A very irregular heart of 60 bpm: the mean of ten beats is off by some 10 % / sqrt(10), about 2 bpm.
-        intervals = Intervals(*(np.full(30, value) for value in (60.0, 160.0, 90.0, 380.0, 0.1)))
-        rng = np.random.default_rng(6)
-        signals, targets = simulate(intervals, Findings.none(30), rng, rate=500, samples=5000, noise=0.25)
-        found = rate_by_neurokit(signals)
-        assert np.median(np.abs(found - targets[:, 0])) < 0.4
-        assert np.median(np.abs(found - 60)) > 0.8
+    A step is what one difference of samples has over the mean of its neighbours: nothing for a parabola.
+    """
+    step = np.diff(clean(block, seconds=seconds), axis=-1)
+    step = np.abs(step[..., 1:-1] - (step[..., :-2] + step[..., 2:]) / 2).max(axis=1)
+    largest = [0.0, 0.0]
+    for kind, onsets in enumerate((block.beats.qrs, block.beats.p)):
+        for row, course in enumerate(step):
+            places = at_beats(onsets[row], round(1000 * seconds)) - 2
+            largest[kind] = max(largest[kind], course[places].max(initial=0.0))
+    return largest[0], largest[1]
 
 
 class TestLeads:
-    def test_obey_einthoven_and_goldberger_to_float_precision_with_noise_too(self):
-        rng = np.random.default_rng(2)
-        signals, _ = simulate(draw_wide(20, rng), Findings.none(20), rng, rate=500, samples=2500, noise=2.0)
+    @pytest.mark.parametrize("noise", [0.0, 2.0])
+    def test_obey_einthoven_and_goldberger_to_float_precision_with_noise_too(self, noise):
+        block = anybody(20, noise=noise)
+        signals = render_records(block, rate=500, samples=2500, band=(0.5, 40.0))[0].numpy()
         assert signals.dtype == np.float32
         i, ii, iii, avr, avl, avf = signals[:, :6].transpose(1, 0, 2)
         # Float32 carries about 7 digits of signals below 10 mV.
@@ -186,7 +61,7 @@ class TestLeads:
         np.testing.assert_allclose(i + iii, ii, atol=2e-6)
         np.testing.assert_allclose(avr + avl + avf, 0, atol=2e-6)
 
-    def test_stand_in_the_standard_order(self, hearts):
+    def test_stand_in_the_standard_order(self):
         independent = torch.arange(8.0).reshape(1, 8, 1) + 1
         # I = 1, II = 2: III = 1, aVR = -1.5, aVL = 0, aVF = 1.5.
         expected = [1, 2, 1, -1.5, 0, 1.5, 3, 4, 5, 6, 7, 8]
@@ -200,22 +75,231 @@ class TestLeads:
         assert feet[lead["II"]] == max(feet)
         assert back[lead["V2"]] < 0 < back[lead["V6"]]
 
-    def test_grow_with_the_gain(self):
-        def record(gain):
-            rng = np.random.default_rng(4)
-            return simulate(draw_wide(4, rng), Findings.none(4), rng, rate=100, samples=400, noise=0, gain=gain)[0]
+    def test_of_each_patient_look_where_dowers_do_in_the_median(self):
+        drawn = np.median(draw_projection(20_000, np.random.default_rng(0)), axis=0)
+        along = (drawn * DOWER).sum(axis=1) / np.linalg.norm(drawn, axis=1) / np.linalg.norm(DOWER, axis=1)
+        # A degree apart at most; how much each lead sees of the heart differs with the torso.
+        assert along.min() > np.cos(np.radians(1))
+        ratio = np.linalg.norm(drawn, axis=1) / np.linalg.norm(DOWER, axis=1)
+        assert ratio.min() > 0.6
+        assert ratio.max() < 1.3
 
-        np.testing.assert_allclose(record(1.5), 1.5 * record(1.0), rtol=1e-4, atol=1e-6)
+    def test_differ_between_patients(self):
+        drawn = draw_projection(500, np.random.default_rng(0))
+        assert (drawn.std(axis=0) > 0.03).all()
+        assert (draw_projection(3, np.random.default_rng(0), spread=0.0).std(axis=0) < 1e-12).all()
 
 
-def test_a_single_beat_is_zero_before_its_p_wave_and_after_its_t_wave():
-    intervals = Intervals(*(np.array([value]) for value in (60.0, 160.0, 90.0, 400.0, 0.0)))
-    rng = np.random.default_rng(0)
-    _, waves = draw_beats(intervals, Findings.none(1), rng)
-    waves.vector[:, WAVES.index("u")] = 0
-    rhythm = Rhythm(np.array([[-5000.0, 1000.0, 9000.0]]), np.array([60.0]))
-    beat = render(waves, rhythm, intervals, DOWER[None], rate=1000, samples=2000).numpy()[0]
-    moving = np.flatnonzero((np.abs(beat) > DEPARTURE_MV).any(axis=0))
-    # P onset at 1000 - 160, T end at 1000 + 400.
-    assert moving[0] == pytest.approx(840, abs=END_MS)
-    assert moving[-1] == pytest.approx(1400, abs=END_MS)
+class TestTheMask:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        pr=st.floats(80, 300), qrs=st.floats(52, 180), st_t=st.floats(190, 450), pause=st.floats(DIASTOLE_MS + 0.01, 1200),
+        rate=st.sampled_from([100, 250, 500, 1000]), seed=st.integers(0, 100),
+    )  # fmt: skip
+    def test_shows_the_intervals_that_were_chosen_to_one_sample(self, pr, qrs, st_t, pause, rate, seed):
+        qt = qrs + st_t
+        hr = 60_000 / (pr + qt + pause)
+        block = somebody(hr, pr, qrs, qt, seconds=5.0, seed=seed)
+        for measure, chosen in (("pr", pr), ("qrs", qrs), ("qt", qt), ("hr", hr)):
+            assert column(block, measure)[0] == pytest.approx(chosen, rel=1e-4)
+        classes = masked(block, rate, 5.0)[0]
+        (p, _), (q, j), (_, t) = (runs(classes, which) for which in (P_WAVE, QRS_COMPLEX, T_WAVE))
+        sample = 1000 / rate
+        assert len(q) >= 2
+        # A stretch of L samples holds between L - 1 and L + 1 of them.
+        assert np.abs((j - q + 1) * sample - qrs).max() <= sample + 1e-3
+        for onset in q:
+            if (p < onset).any():
+                assert abs((onset - p[p < onset].max()) * sample - pr) <= sample + 1e-3
+            if (t > onset).any():
+                assert abs((t[t > onset].min() - onset + 1) * sample - qt) <= sample + 1e-3
+
+    def test_marks_p_qrs_and_t_in_turn(self):
+        classes = masked(somebody(75, 160, 90, 380), 500)[0]
+        changes = classes[np.flatnonzero(np.diff(classes, prepend=9))]
+        order = [which for which in changes.tolist() if which]
+        first = order.index(P_WAVE)
+        assert order[first : first + 9] == [P_WAVE, QRS_COMPLEX, T_WAVE] * 3
+
+    def test_marks_t_where_the_t_wave_is_largest(self):
+        block = anybody(40, variable=False)
+        trace = np.abs(clean(only(block, "t", "t_late"))).max(axis=1)
+        for classes, course in zip(masked(block), trace, strict=True):
+            for begin, end in zip(*runs(classes, T_WAVE), strict=True):
+                around = course[max(begin - 40, 0) : end + 40]
+                assert classes[max(begin - 40, 0) + around.argmax()] == T_WAVE
+
+    def test_has_no_p_in_fibrillation_and_flutter(self):
+        for name in ("atrial_fibrillation", "atrial_flutter"):
+            assert not (masked(anybody(10, **{name: 1.0}), 100) == P_WAVE).any()
+
+    def test_marks_premature_ventricular_beats_as_wide_and_without_p(self):
+        block = anybody(40, premature_ventricular=1.0)
+        assert block.beats.ectopic.any()
+        for row, classes in enumerate(masked(block)):
+            begin, end = runs(classes, QRS_COMPLEX)
+            for onset, ectopic in zip(block.beats.qrs[row], block.beats.ectopic[row], strict=True):
+                here = np.flatnonzero(np.abs(begin - onset) <= 1)
+                if len(here):
+                    width = (block.ectopic if ectopic else block.beat).qrs[row]
+                    assert end[here[0]] - begin[here[0]] + 1 == pytest.approx(width, abs=1)
+                    if ectopic:
+                        # The P wave of the beat before lies more than a T wave away.
+                        assert not (classes[max(begin[here[0]] - 60, 0) : begin[here[0]]] == P_WAVE).any()
+
+
+class TestTheTrace:
+    def test_is_the_same_curve_at_any_rate(self):
+        block = anybody(16)
+        fine = clean(block)
+        for rate in (100, 250, 500):
+            np.testing.assert_allclose(clean(block, rate), fine[..., :: 1000 // rate], atol=1e-5)
+
+    def test_of_a_longer_record_begins_with_the_shorter_one(self):
+        block = anybody(4)
+        np.testing.assert_allclose(clean(block, 250, 4.0), clean(block, 250)[..., :1000], atol=1e-6)
+
+    def test_is_the_sum_of_its_waves(self):
+        block = anybody(8, lvh_strain=0.7)
+        parts = sum(clean(only(block, name), 250) for name in WAVES)
+        np.testing.assert_allclose(clean(block, 250), parts, atol=1e-5)
+
+    def test_of_a_regular_heart_repeats_itself_after_ten_minutes(self):
+        trace = clean(somebody(60, 160, 90, 400, seconds=600.0), 300, 600.0)[0]
+        assert trace.shape == (12, 180_000)
+        # RR is 300 samples of a third of 10 ms: each second is like the last, to the precision of float32.
+        np.testing.assert_allclose(trace[:, -3000:], trace[:, :3000], atol=1e-4)
+        assert np.ptp(trace) > 0.5
+
+    def test_of_one_beat_is_silent_before_p_and_after_t(self):
+        block = only(somebody(30, 160, 90, 400), *(name for name in WAVES if name != "u"))
+        trace = np.abs(clean(block)[0]).max(axis=0)
+        onset = next(time for time in block.beats.qrs[0] if time > 500)
+        # A squared sine crosses 5 % of its height within 15 % of its rise: 8 ms for P, 20 ms for T.
+        assert trace[int(onset) - 500 : int(onset) - 160 - 24].max() < 1e-6
+        assert trace[int(onset) + 400 + 40 : int(onset) + 1500].max() < 1e-6
+        assert trace[int(onset) - 160 : int(onset) + 400].max() > 0.3
+
+
+def eight_leads(block, rate: int, samples: int, **options) -> torch.Tensor:
+    """The independent leads as they are drawn, before noise and filter."""
+    return render(block.beat, block.ectopic, block.beats, block.fibrillation, rate=rate, samples=samples, **options)[0]
+
+
+class TestAtALowRate:
+    def test_a_filtered_trace_is_that_of_1000_hertz_at_every_tenth_sample(self):
+        rng = np.random.default_rng(12)
+        block = draw_records(draw_wide(96, rng), draw_mixture(96, rng), rng, seconds=16.0, noise=0.0)
+        fine = render_records(block, rate=1000, samples=16_000, band=(0.5, 40.0))[0].numpy()[..., ::10]
+        slow = render_records(block, rate=100, samples=1600, band=(0.5, 40.0))[0].numpy()
+        undersampled = band_pass_spectrum(torch.as_tensor(clean(block, 100, 16.0)), 100).numpy()
+        # Where a filter of 0.5 Hz has forgotten the ends, which are extended over a rounded number of samples.
+        inside = slice(500, -500)
+        off, before = (np.abs(drawn - fine)[..., inside].max(axis=(1, 2)) for drawn in (slow, undersampled))
+        # A half-band filter of 24 taps is neither open nor closed from 40 to 60 Hz, where a narrow complex of 3 mV has some
+        # 0.02 mV (measured: 0.026 in the worst record, 0.005 in the median); undersampled these are 0.33 and 0.033.
+        assert off.max() < 0.04
+        assert np.median(off) < 0.008
+        assert off.max() < before.max() / 5
+        assert np.median(off) < np.median(before) / 5
+
+    @pytest.mark.parametrize("rate", [100, 200])
+    def test_the_complex_is_filtered_up_to_both_ends_as_if_the_record_went_on(self, rate):
+        block = anybody(12)
+        whole = eight_leads(block, rate, 10 * rate, band_limited=True)
+        for samples in (rate, 3 * rate + 17):
+            torch.testing.assert_close(
+                eight_leads(block, rate, samples, band_limited=True), whole[..., :samples], atol=1e-5, rtol=0
+            )
+
+    def test_no_other_wave_is_filtered_nor_anything_at_a_rate_that_holds_the_complex(self):
+        block = anybody(12, premature_ventricular=0.5)
+        slow = only(block, *P_WAVES, *REPOLARISATION_WAVES)
+        for drawn, rate in ((slow, 100), (block, 250), (block, 500)):
+            filtered, plain = (eight_leads(drawn, rate, 5 * rate, band_limited=wanted) for wanted in (True, False))
+            torch.testing.assert_close(filtered, plain, atol=1e-6, rtol=0)
+        complexes = only(anybody(12), *QRS_WAVES)
+        filtered, plain = (eight_leads(complexes, 100, 500, band_limited=wanted) for wanted in (True, False))
+        assert (filtered - plain).abs().max() > 0.01
+
+
+class TestWhereOneBeatFollowsAnother:
+    """A smooth trace has no steps: those would be waves that the next beat cuts off."""
+
+    # Half the third difference of a wave of 3 mV that rises in 25 ms, A (pi / 25)^3 / 4, is 0.0015 mV.
+    SMOOTH_MV = 0.0015
+    # P waves may fall into a QRS complex in complete block: where its second derivative changes, A pi^2 / 2 / 25^2 / 2.
+    AMIDST_QRS_MV = 0.012
+
+    @pytest.mark.parametrize("severity", [0.5, 1.0])
+    def test_no_morphology_cuts_a_wave_off(self, severity):
+        rng = np.random.default_rng(3)
+        table = np.repeat(severity * np.eye(len(MORPHOLOGIES)), 3, axis=0)
+        block = draw_records(draw_wide(len(table), rng), table, rng, seconds=5.0, noise=0.0)
+        beat, p = jumps(block, 5.0)
+        assert beat < self.SMOOTH_MV
+        assert p < self.AMIDST_QRS_MV
+
+    def test_no_fast_heart_cuts_a_wave_off(self):
+        rng = np.random.default_rng(4)
+        patients = replace(draw_wide(160, rng), hr=rng.uniform(130, 150, 160), rr_variability=np.full(160, 0.05))
+        table = draw_mixture(160, rng)
+        table[::4, list(MORPHOLOGIES).index("premature_ventricular")] = 1.0
+        block = draw_records(patients, table, rng, seconds=5.0, noise=0.0)
+        beat, p = jumps(block, 5.0)
+        assert beat < self.SMOOTH_MV
+        assert p < self.AMIDST_QRS_MV
+
+    def test_the_p_wave_after_a_premature_ventricular_beat_is_like_any_other(self):
+        found = 0
+        for seed in range(8):
+            block = only(somebody(60, 160, 90, 400, seed=seed, premature_ventricular=1.0), *P_WAVES)
+            trace, onsets = clean(block)[0], block.beats.qrs[0]
+            waves = []
+            for beat in np.flatnonzero(~block.beats.ectopic[0]):
+                # Premature beats and their pauses take two whole seconds, so that each P wave meets the same samples.
+                begin = int(np.floor(onsets[beat])) - 190
+                if 0 < begin < 9800 and not block.beats.ectopic[0, max(beat, 1)]:
+                    waves.append(trace[:, begin : begin + 190])
+                    found += bool(block.beats.ectopic[0, beat - 1])
+            assert np.ptp(waves[0]) > 0.01
+            for wave in waves[1:]:
+                np.testing.assert_allclose(wave, waves[0], atol=2e-3)
+        assert found >= 5
+
+
+class TestAtrialWaves:
+    def test_of_flutter_keep_their_rate_whatever_the_ventricles_do(self):
+        block = only(anybody(12, seconds=60.0, atrial_flutter=1.0))
+        trace = clean(block, 100, 60.0)
+        power = np.abs(np.fft.rfft(trace[:, 1] * np.hanning(6000), axis=-1))
+        found = np.fft.rfftfreq(6000, 0.01)[power.argmax(axis=-1)]
+        # 60 s resolve 1/60 Hz; 240 to 340 a minute.
+        np.testing.assert_allclose(found, block.fibrillation.hertz, atol=1 / 60)
+        assert (found >= 4 - 1 / 60).all()
+        assert (found <= 340 / 60 + 1 / 60).all()
+
+    def test_of_fibrillation_have_no_steady_rate(self):
+        fibrillating, fluttering = (
+            clean(only(anybody(12, seconds=60.0, **{name: 1.0})), 100, 60.0)[:, 6]
+            for name in ("atrial_fibrillation", "atrial_flutter")
+        )
+
+        def largest_share(trace):
+            power = np.abs(np.fft.rfft(trace * np.hanning(6000), axis=-1)) ** 2
+            return (power.max(axis=-1) / power.sum(axis=-1)).mean()
+
+        # Of a steady tone's power behind a Hann window two thirds lie in one bin.
+        assert largest_share(fibrillating) < 0.5 * largest_share(fluttering)
+
+    def test_of_fibrillation_are_largest_in_v1_of_the_twelve_leads_in_the_median(self):
+        vectors = anybody(500, seconds=5.0, atrial_fibrillation=0.7).fibrillation.vector
+        size = np.median(np.abs(to_twelve_leads(torch.as_tensor(vectors)[..., None])[..., 0].numpy()), axis=0)
+        v1 = LEADS.index("V1")
+        # A median of 500 has a standard error of some 3 %.
+        assert size[v1] > 1.05 * np.delete(size, v1).max()
+
+    def test_are_absent_in_sinus_rhythm(self):
+        block = only(anybody(4))
+        assert not len(block.fibrillation.rows)
+        assert np.abs(clean(block, 100)).max() == 0
