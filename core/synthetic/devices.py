@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from core.errors import ConfigError
 from core.synthetic.faults import ELECTRODES, Faults
 from core.synthetic.noise import Levels, NoiseDraw, draw_noise
 
@@ -95,19 +94,6 @@ DEVICES = {
 
 DRAWN = tuple(name for name in DEVICES if name != IDEAL.name)
 """What a simulated hospital may have."""
-
-
-def device_named(name: str) -> Device:
-    """Return the device of that name.
-
-    Raises
-    ------
-    ConfigError
-        There is none.
-    """
-    if name not in DEVICES:
-        raise ConfigError(f"recorder {name!r} is unknown; choose one of {', '.join(DEVICES)}")
-    return DEVICES[name]
 
 
 def draw_device(rng: np.random.Generator) -> Device:

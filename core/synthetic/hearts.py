@@ -159,9 +159,9 @@ def normal_hearts(patients: Patients, rng: np.random.Generator) -> Hearts:
     hearts.shape_wave("notch", notch, notch + 0.36, 0.5, size(0.08, 0.5) * around(0, 0, 0, 0.6))
     hearts.shape_wave(
         "s",
-        rng.uniform(0.42, 0.54, n),
+        rng.uniform(0.26, 0.38, n),
         1.0,
-        rng.uniform(0.25, 0.4, n),
+        rng.uniform(0.36, 0.48, n),
         size(0.36, 0.4) * around(-0.35, -0.21, 0.75, 0.18),
     )
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.errors import ConfigError
-from core.synthetic.devices import DEVICES, DRAWN, IDEAL, device_named, draw_device, draw_recordings, narrower
+from core.synthetic.devices import DEVICES, DRAWN, IDEAL, draw_device, draw_recordings, narrower
 from core.synthetic.faults import impair
 from core.synthetic.noise import KIND, add_noise
 
@@ -78,8 +77,3 @@ def test_a_device_narrows_a_band_and_never_widens_it():
     assert narrower(DEVICES["ambulatory"], (0.5, 40.0)) == (0.67, 40.0)
     assert narrower(DEVICES["resting"], (0.5, 40.0)) == (0.5, 40.0)
     assert narrower(DEVICES["paper-cart-60hz"], (0.01, 200.0)) == (0.05, 100.0)
-
-
-def test_an_unknown_device_is_refused_with_the_names_there_are():
-    with pytest.raises(ConfigError, match=r"'sundial'.*resting"):
-        device_named("sundial")
