@@ -97,23 +97,28 @@ def draw_ecg(
     sheet.set_axis_off()
     _draw_grid(sheet)
 
+    def draw_lead(name: str, start: float, seconds: float, at: float, level: float) -> None:
+        if name in traces:
+            first = round(start * rate)
+            # The sample that ends the window belongs to it, so that neighbouring panels meet.
+            part = traces[name][first : first + round(seconds * rate) + 1]
+            heights = level + part * gain
+            _draw(sheet, at + np.arange(part.size) / rate * SPEED, heights, 0.28)
+            if name == RHYTHM and calipers:
+                times = (first + np.arange(part.size)) / rate
+                draw_calipers(sheet, calipers, times, heights, at=at, level=level, speed=SPEED)
+        _label(sheet, name, at, level, present=name in traces)
+
     left = _LEFT + _PULSE
     starts = [max(0.0, min(i * _COLUMN_SECONDS, seconds - _COLUMN_SECONDS)) for i in range(len(LAYOUT[0]))]
     for row, names in enumerate(LAYOUT):
         level = _level(row)
         for column, (name, start) in enumerate(zip(names, starts, strict=True)):
             at = left + column * _COLUMN_SECONDS * SPEED
-            _draw_trace(sheet, traces.get(name), rate, start, _COLUMN_SECONDS, at, level, gain)
-            _label(sheet, name, at, level, present=name in traces)
-            if name == RHYTHM and calipers:
-                _draw_calipers(sheet, calipers, traces.get(name), rate, start, _COLUMN_SECONDS, at, level, gain)
+            draw_lead(name, start, _COLUMN_SECONDS, at, level)
             if column:
                 _draw(sheet, [at, at], [level - 2.0, level + 2.0], 0.3)
-    level = _level(len(LAYOUT))
-    _draw_trace(sheet, traces.get(RHYTHM), rate, 0.0, _STRIP_SECONDS, left, level, gain)
-    _label(sheet, RHYTHM, left, level, present=RHYTHM in traces)
-    if calipers:
-        _draw_calipers(sheet, calipers, traces.get(RHYTHM), rate, 0.0, _STRIP_SECONDS, left, level, gain)
+    draw_lead(RHYTHM, 0.0, _STRIP_SECONDS, left, _level(len(LAYOUT)))
     if units == "mV":
         for row in range(len(LAYOUT) + 1):
             _draw_pulse(sheet, _level(row))
@@ -168,43 +173,6 @@ def _draw_grid(sheet: Axes) -> None:
             np.tile([Outline.MOVETO, Outline.LINETO], len(ends)).astype(np.uint8),
         )
         sheet.add_patch(PathPatch(outline, fill=False, edgecolor=color, linewidth=width * _POINTS_PER_MM, zorder=0))
-
-
-def _draw_trace(
-    sheet: Axes,
-    samples: NDArray[np.float64] | None,
-    rate: float,
-    start: float,
-    seconds: float,
-    at: float,
-    level: float,
-    gain: float,
-) -> None:
-    if samples is None:
-        return
-    first = round(start * rate)
-    # The sample that ends the window belongs to it, so that neighbouring panels meet.
-    part = samples[first : first + round(seconds * rate) + 1]
-    _draw(sheet, at + np.arange(part.size) / rate * SPEED, level + part * gain, 0.28)
-
-
-def _draw_calipers(
-    sheet: Axes,
-    calipers: Calipers,
-    samples: NDArray[np.float64] | None,
-    rate: float,
-    start: float,
-    seconds: float,
-    at: float,
-    level: float,
-    gain: float,
-) -> None:
-    if samples is None:
-        return
-    first = round(start * rate)
-    part = samples[first : first + round(seconds * rate) + 1]
-    times = (first + np.arange(part.size)) / rate
-    draw_calipers(sheet, calipers, times, level + part * gain, at=at, level=level, speed=SPEED)
 
 
 def _draw_pulse(sheet: Axes, level: float) -> None:

@@ -26,7 +26,7 @@ P = slice(0, 2)
 QRS = slice(2, 8)
 REPOLARISATION = slice(8, 12)
 
-RHYTHMS = ("sinus", "fibrillation", "flutter", "wenckebach", "mobitz", "complete_block", "junctional")
+RHYTHMS = ("sinus", "fibrillation", "flutter", "wenckebach", "mobitz", "complete_block")
 RHYTHM = {name: position for position, name in enumerate(RHYTHMS)}
 
 

@@ -47,7 +47,7 @@ class Beats:
 
 def conducted(rhythm: np.ndarray) -> np.ndarray:
     """Return where each QRS complex follows a P wave at a PR interval of its own, (n,) bool."""
-    unconducted = [RHYTHM[name] for name in ("fibrillation", "flutter", "complete_block", "junctional")]
+    unconducted = [RHYTHM[name] for name in ("fibrillation", "flutter", "complete_block")]
     return ~np.isin(rhythm, unconducted)
 
 
@@ -64,7 +64,7 @@ def draw_beats(hearts: Hearts, intervals: Intervals, seconds: float, rng: np.ran
     sinus = start[:, None] + np.cumsum(rr, axis=1) - rr[:, :1]
     pr = intervals.pr[:, None]
     p = np.where(ventricular, NEVER, sinus - pr)
-    without = np.isin(hearts.rhythm, [RHYTHM[name] for name in ("fibrillation", "flutter", "junctional")])
+    without = np.isin(hearts.rhythm, [RHYTHM[name] for name in ("fibrillation", "flutter")])
     p = np.where(without[:, None], NEVER, p)
     qrs = _dropped(hearts, sinus, pr, rng)
     p = _dissociated(hearts, p, duration, rng)

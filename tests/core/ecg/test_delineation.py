@@ -10,7 +10,7 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.ecg.delineation import INTERVALS, delineate, delineation_of_mask, measure_intervals
+from core.ecg.delineation import INTERVALS, Delineation, delineate, delineation_of_mask, measure_intervals
 from core.ecg.preprocessing import band_pass
 from core.errors import DataError
 
@@ -181,3 +181,12 @@ def test_cardiologists_heart_rates_in_ludb_are_found(real_data):
         errors.append(60 * record.fs * (len(inside) - 1) / (inside[-1] - inside[0]) - annotated)
     assert np.median(np.abs(errors)) < 0.5
     assert np.mean(np.abs(errors) < 2) >= 0.9
+
+
+@pytest.mark.parametrize("wrong", [[500, 1000, 1500, 1700, 2000, 2500], [500, 1000, 2000, 2500, 3000, 3500]])
+def test_a_beat_found_too_many_or_missed_does_not_shift_the_heart_rate(monkeypatch, wrong):
+    # At 500 Hz a beat every 500 samples is 60 bpm; over all beats these would tell 75 and 50.
+    nothing = np.full(len(wrong), np.nan)
+    found = Delineation(*[nothing] * 6, beats=np.array(wrong, dtype=float))
+    monkeypatch.setattr("core.ecg.delineation.delineate", lambda trace, rate: found)
+    assert measure_intervals(np.zeros((1, 10)), 500)[0, 0] == pytest.approx(60)

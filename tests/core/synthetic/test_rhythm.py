@@ -77,7 +77,7 @@ class TestAnyRhythm:
 
     def test_has_p_waves_where_the_atria_beat_together(self, rhythm):
         name, beats, _ = rhythm
-        none = name in ("fibrillation", "flutter", "junctional")
+        none = name in ("fibrillation", "flutter")
         assert (beats.p >= NEVER / 2).all() == none
 
     def test_is_the_same_from_the_same_generator_state(self):
