@@ -25,6 +25,7 @@ from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, DataError, FederationError, PrivacyError
 from core.evaluation import patient_bootstrap_weights, score_histograms, without_empty_bins
 from core.learning.classification import OptimizerSettings, classification_fetch, train_classifier
+from core.learning.frozen import FrozenFeatures
 from core.learning.private_step import Canaries
 from core.learning.regression import measure_regression, pretext_model, target_code, train_regression
 from core.learning.targets import TargetCode
@@ -83,6 +84,7 @@ class Site:
         self.terms = terms(policy, config.privacy)
         self.private = PrivateWork(config, self.terms, policy, train, test, state, owns_ledger, canaries)
         self._stopping = stopping
+        self._frozen = FrozenFeatures()
         # Each site its own logger: two that fail at once must not write into each other's file.
         self._log = logging.getLogger(f"cardiofed.site.{state}")
         self._log.propagate = False
@@ -209,9 +211,10 @@ class Site:
             raise TaskRefusedError(Reason.NOT_PRIVATE)
         settings, count = self.config.finetune, len(self.train)
         steps = steps_per_epoch(count, settings.batch_size) * settings.local_epochs
+        part, fetch = self._fed(model, "train", self.train)
         loss = train_classifier(
-            model,
-            self._fetch(self.train),
+            part,
+            fetch,
             count,
             epochs=settings.local_epochs,
             batch_size=settings.batch_size,
@@ -228,8 +231,7 @@ class Site:
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         numbers, texts, weight = self.private.finetune(
             task,
-            model,
-            self._fetch(self.train),
+            *self._fed(model, "train", self.train),
             optimizer=self._optimizer(),
             schedule=lambda steps: self._schedule(steps, task),
             device=self.device,
@@ -285,7 +287,16 @@ class Site:
     def _logits(self, model: nn.Module) -> np.ndarray:
         if not len(self.test):
             return np.zeros((0, len(SUPERCLASSES)), dtype=np.float32)
-        return predict(model, len(self.test), self._fetch(self.test), self.device)
+        part, fetch = self._fed(model, "test", self.test)
+        return predict(part, len(self.test), fetch, self.device)
+
+    def _fed(self, model: nn.Module, part: str, dataset: EcgDataset) -> tuple[nn.Module, Fetch]:
+        """Return what works on records and what it is fed: signals, or the features under a frozen backbone."""
+        fetch = classification_fetch(dataset, self.config.data.normalisation)
+        if self.config.transfer.trainable != "head":
+            return model, fetch
+        features = self._frozen.fetch(model, part, len(dataset), fetch, self.device, self._go_on)
+        return model.head, features  # type: ignore[return-value]
 
     def _classifier(self, task: Task) -> nn.Module:
         outputs, rate = len(SUPERCLASSES), self.train.info.rate
@@ -320,9 +331,6 @@ class Site:
     def _go_on(self, steps: int) -> None:
         if self._stopping():
             raise TaskRefusedError(Reason.FAILED, "the run was stopped")
-
-    def _fetch(self, dataset: EcgDataset) -> Fetch:
-        return classification_fetch(dataset, self.config.data.normalisation)
 
     def _optimizer(self) -> OptimizerSettings:
         settings = self.config.finetune

@@ -280,6 +280,18 @@ class TestAnswers:
         for name, values in update.tensors.items():
             assert not np.array_equal(values, task.tensors[name])
 
+    def test_the_head_alone_reads_each_record_once_for_all_rounds(self, records, tmp_path, monkeypatch):
+        site = site_of(records, tmp_path, "transfer.trainable=head")
+        read: list[int] = []
+        whole = EcgDataset.batch
+        monkeypatch.setattr(EcgDataset, "batch", lambda self, rows, how: read.extend(rows) or whole(self, rows, how))
+        task = replace(finetune("all"), rounds=3)
+        for round_number in (1, 2, 3):
+            update = site.run(replace(task, round_number=round_number))
+            task = replace(task, tensors=task.tensors | update.tensors)
+            site.run(evaluation(tensors=task.tensors))
+        assert len(read) == len(site.train) + len(site.test)
+
     def test_the_same_task_gives_the_same_answer_whatever_ran_before(self, records, tmp_path):
         site = site_of(records, tmp_path)
         first = site.run(finetune())
