@@ -155,6 +155,43 @@ def report(
 
 
 @app.command()
+def intervals(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with its backbones.", show_default=False)],
+    records: Annotated[
+        Path, typer.Argument(metavar="SET", help="Real records, from cardiofed data import.", show_default=False)
+    ],
+    most: Annotated[int, typer.Option("--records", min=10, help="Measure at most so many, drawn evenly.")] = 500,
+) -> None:
+    """Measure HR, PR, QRS and QT of real records with the pretrained network of a run and with NeuroKit2.
+
+    The comparison becomes a table and a figure in the run's report, which then holds a point for each record: keep it
+    where the records are. Needs NeuroKit2: `pip install 'cardiofed[check]'`.
+
+    Example: `cardiofed intervals runs/20260101-120000-ptbxl sets/ptbxl`
+    """
+    from core.report.page import write_report
+    from core.report.run_folder import TARGETS
+    from simulations.real_intervals import compare_intervals
+
+    with console.progress() as bars:
+        task = bars.add_task("measure", total=None)
+        found = compare_intervals(
+            run,
+            records,
+            most,
+            started=lambda count: bars.update(task, total=count),
+            progress=lambda done: bars.advance(task, done),
+        )
+    for name, summary in found.items():
+        title, unit = TARGETS[name]
+        typer.echo(
+            f"{title}: median difference {summary['bias']:+.1f} {unit} (network minus NeuroKit2), without it "
+            f"{summary['spread']:.1f} {unit} in the median, {summary['records']:.0f} records"
+        )
+    typer.echo(f"report: {write_report(run)}")
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder with the model.", show_default=False)],
     record: Annotated[

@@ -78,6 +78,11 @@ class TargetCode:
             or [np.zeros(0, np.float32)]
         )
 
+    def column(self, target: str) -> int:
+        """Return where the first measure of a target stands."""
+        before = self.targets[: self.targets.index(target)]
+        return sum(len(MEASURED[other]) for other in before)
+
 
 def measured(truth: Tensor, scale: Tensor, targets: Sequence[str]) -> Tensor:
     """Return the measures behind the targets, in the units of their errors.

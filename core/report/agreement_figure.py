@@ -1,4 +1,4 @@
-"""Measured against true intervals, as Bland and Altman draw it."""
+"""Measured against true intervals, or two measurers against each other, as Bland and Altman draw it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ _TEXT = 10.0
 
 
 def bland_altman(
-    measured: ArrayLike, true: ArrayLike, names: Sequence[str], units: Sequence[str], *, title: str = ""
+    measured: ArrayLike,
+    true: ArrayLike,
+    names: Sequence[str],
+    units: Sequence[str],
+    *,
+    title: str = "",
+    sides: tuple[str, str] = ("measured", "true"),
 ) -> Figure:
     """Draw one panel an interval: difference against mean, with the median difference and 95 % limits of agreement.
 
@@ -28,6 +34,8 @@ def bland_altman(
         NaN where there is no value.
     names, units
         Of the k columns.
+    sides
+        What the axes call the two.
     """
     found, exact = np.asarray(measured, dtype=np.float64), np.asarray(true, dtype=np.float64)
     rows = -(-len(names) // 2)
@@ -35,20 +43,20 @@ def bland_altman(
     for index, (name, unit) in enumerate(zip(names, units, strict=True)):
         axes = figure.add_subplot(rows, 2, index + 1)
         known = np.isfinite(found[:, index]) & np.isfinite(exact[:, index])
-        _panel(axes, found[known, index], exact[known, index], name, unit)
+        _panel(axes, found[known, index], exact[known, index], name, unit, sides)
     if title:
         figure.suptitle(title, size=_TEXT + 1, x=0.01, ha="left", parse_math=False)
     figure.tight_layout()
     return figure
 
 
-def _panel(axes: Axes, measured: np.ndarray, true: np.ndarray, name: str, unit: str) -> None:
+def _panel(axes: Axes, measured: np.ndarray, true: np.ndarray, name: str, unit: str, sides: tuple[str, str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_title(f"{name}, {len(true)} records", size=_TEXT, loc="left")
-    axes.set_xlabel(f"mean of measured and true, {unit}", size=_TEXT)
-    axes.set_ylabel(f"measured - true, {unit}", size=_TEXT)
+    axes.set_xlabel(f"mean of {sides[0]} and {sides[1]}, {unit}", size=_TEXT)
+    axes.set_ylabel(f"{sides[0]} - {sides[1]}, {unit}", size=_TEXT)
     if not len(true):
         return
     difference = measured - true

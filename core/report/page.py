@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from core.ecg.labels import SUPERCLASSES
-from core.report import figures, pretraining_section, privacy_section, sections
+from core.report import figures, intervals_section, pretraining_section, privacy_section, sections
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import finite, fixed
 from core.report.run_folder import Examples, RunRecord, read_run, section
@@ -65,6 +65,7 @@ def render_html(run: RunRecord) -> str:
         ran=sections.what_ran(run),
         pretraining=pretraining_section.pretraining(run),
         segmentation=pretraining_section.segmentation(run),
+        intervals=intervals_section.real_intervals(run),
         classes=sections.classes(run),
         calibration=sections.calibration(run),
         sites=sections.sites(run),
@@ -111,6 +112,10 @@ def _figures(run: RunRecord) -> dict[str, Markup]:
         "pretraining": (
             figures.pretraining_curves(run.metrics),
             "Pretraining error of each target over the rounds, relative to always predicting the median",
+        ),
+        "intervals": (
+            intervals_section.real_intervals_figure(run),
+            "Difference between network and NeuroKit2 against their mean, one panel an interval, one point a record",
         ),
         "finetuning": (
             figures.finetuning_curves(run.metrics),

@@ -25,6 +25,7 @@ TARGETS = {
     "st": ("ST level", "mV"),
     "t": ("T amplitude", "mV"),
 }
+REAL_INTERVALS = "real_intervals.json"
 WAVES = {"p": "P", "qrs": "QRS", "t": "T"}
 
 
@@ -69,6 +70,8 @@ class RunRecord:
         Rows of ``metrics.jsonl``, in order.
     examples
         ``examples.npz``, or None.
+    real_intervals
+        ``real_intervals.json``: what the network and NeuroKit2 measured on real records.
     defects
         Sentences about files that are there and cannot be read.
     """
@@ -79,6 +82,7 @@ class RunRecord:
     metrics: tuple[Mapping[str, Any], ...] = ()
     results: Mapping[str, Any] = field(default_factory=dict)
     examples: Examples | None = None
+    real_intervals: Mapping[str, Any] = field(default_factory=dict)
     defects: tuple[str, ...] = ()
 
     @property
@@ -163,8 +167,15 @@ def read_run(folder: Path) -> RunRecord:
         config=config,
         config_text=text,
         metrics=_read_metrics(folder / "metrics.jsonl", defects),
-        results=_read_results(folder / "results.json", defects),
+        results=_read_object(
+            folder / "results.json", "results.json cannot be read, so only what the rounds recorded is shown.", defects
+        ),
         examples=_read_examples(folder / "examples.npz", defects),
+        real_intervals=_read_object(
+            folder / REAL_INTERVALS,
+            f"{REAL_INTERVALS} cannot be read; measure again with cardiofed intervals.",
+            defects,
+        ),
         defects=tuple(defects),
     )
 
@@ -207,16 +218,16 @@ def _read_metrics(path: Path, defects: list[str]) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def _read_results(path: Path, defects: list[str]) -> dict[str, Any]:
+def _read_object(path: Path, defect: str, defects: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        results = None
-    if isinstance(results, dict):
-        return results
-    defects.append("results.json cannot be read, so only what the rounds recorded is shown.")
+        told = None
+    if isinstance(told, dict):
+        return told
+    defects.append(defect)
     return {}
 
 
