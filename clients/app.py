@@ -85,8 +85,9 @@ def _site(number: int, run_config: tuple[tuple[str, object], ...], run_id: int, 
     """
     from clients.device import choose_device
     from clients.hospital import open_federation
-    from clients.policy import FILE, load_policy, simulated_policy
+    from clients.policy import FILE, simulated_policy
     from clients.site import Site
+    from clients.site_file import load_policy
     from core.config import ExperimentConfig
     from core.learning.training import use_threads
 

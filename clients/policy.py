@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -86,6 +86,9 @@ class Policy(Settings):
         return str(kind).rpartition(".")[2] in self.tasks.allowed
 
 
+P = TypeVar("P", bound=Policy)
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a request and the policy come to together.
@@ -144,8 +147,8 @@ def simulated_policy(request: PrivacySettings) -> Policy:
     )
 
 
-def load_policy(path: Path) -> Policy:
-    """Read a ``site.toml``; what it leaves out keeps its strict default.
+def read_site_toml(path: Path, kind: type[P]) -> P:
+    """Read a ``site.toml`` as one of the kinds of settings it can be.
 
     Raises
     ------
@@ -159,17 +162,17 @@ def load_policy(path: Path) -> Policy:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML ({error}); mend that line") from None
     try:
-        policy = Policy.model_validate(nested)
+        policy = kind.model_validate(nested)
     except ValidationError as error:
-        found = problems(error.errors(include_url=False), _defaults())
+        found = problems(error.errors(include_url=False), _defaults(kind))
         raise ConfigError(f"{path}: {'. Also: '.join(found)}") from None
-    known = {str(kind).rpartition(".")[2] for kind in TaskKind}
+    known = {str(task).rpartition(".")[2] for task in TaskKind}
     unknown = [name for name in policy.tasks.allowed if name not in known]
     if unknown:
         raise ConfigError(f"{path}: tasks.allowed names {unknown[0]!r}; choose among {', '.join(sorted(known))}")
     return policy
 
 
-def _defaults() -> dict[str, object]:
-    dumped = Policy().model_dump()
+def _defaults(kind: type[Policy]) -> dict[str, object]:
+    dumped = kind().model_dump()
     return {f"{section}.{key}": value for section, table in dumped.items() for key, value in table.items()}

@@ -33,7 +33,7 @@ PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-_DEVICE = r"^(auto|cpu|cuda|cuda:[0-9]+(,cuda:[0-9]+)*)$"
+DEVICE_PATTERN = r"^(auto|cpu|cuda|cuda:[0-9]+(,cuda:[0-9]+)*)$"
 
 
 class Settings(BaseModel):
@@ -246,7 +246,7 @@ class RunSettings(Settings):
     )
     device: str = Field(
         default="auto",
-        pattern=_DEVICE,
+        pattern=DEVICE_PATTERN,
         description="auto (sites spread over the GPUs there are, else the CPU), cpu, cuda, one GPU as "
         "cuda:0, or several as cuda:0,cuda:1.",
     )

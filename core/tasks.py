@@ -32,9 +32,11 @@ class TaskKind(StrEnum):
 class Reason(StrEnum):
     """Why a site did not do what it was asked. Codes travel; details stay in the site's own log."""
 
+    AWAITING_APPROVAL = "awaiting-approval"
     BAD_REQUEST = "bad-request"
     BASE_MISSING = "base-missing"
     BUDGET_EXHAUSTED = "budget-exhausted"
+    BUSY = "busy"
     COHORT_TOO_SMALL = "cohort-too-small"
     DATA_UNREADABLE = "data-unreadable"
     DELTA_TOO_LARGE = "delta-too-large"
@@ -47,15 +49,19 @@ class Reason(StrEnum):
     NOT_RELEASED = "not-released"
     OUT_OF_MEMORY = "out-of-memory"
     RECIPE_NOT_ALLOWED = "recipe-not-allowed"
+    TOO_LARGE = "too-large"
     UNIT_CONFLICT = "unit-conflict"
+    VAULT_DOWN = "vault-down"
     FAILED = "failed"
     NO_ANSWER = "no-answer"
 
 
 REASONS: dict[str, str] = {
+    Reason.AWAITING_APPROVAL: "the hospital has not approved this campaign yet; resume it when it has",
     Reason.BAD_REQUEST: "the site could not make sense of the task (other settings or another release)",
     Reason.BASE_MISSING: "the site lacked the frozen part of the model; it is sent again",
     Reason.BUDGET_EXHAUSTED: "the task would have exceeded the site's privacy budget",
+    Reason.BUSY: "the site is working for another campaign; resume later",
     Reason.COHORT_TOO_SMALL: "the site has fewer patients than its policy asks for",
     Reason.DATA_UNREADABLE: "the site could not read its records",
     Reason.DELTA_TOO_LARGE: "delta is not below 1 / patients at the site, which its policy refuses",
@@ -68,7 +74,9 @@ REASONS: dict[str, str] = {
     Reason.NOT_RELEASED: "the site's policy does not release what was asked",
     Reason.OUT_OF_MEMORY: "the site ran out of memory",
     Reason.RECIPE_NOT_ALLOWED: "the site's policy does not name this synthetic set",
+    Reason.TOO_LARGE: "the task was larger than a site takes",
     Reason.UNIT_CONFLICT: "the site's ledger protects another privacy unit, and the two do not add up",
+    Reason.VAULT_DOWN: "the hospital's own process did not answer; the hospital has to start it (cardiofed-site serve)",
     Reason.FAILED: "the task failed; the site's log says why",
     Reason.NO_ANSWER: "the site did not answer",
 }

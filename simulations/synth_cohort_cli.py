@@ -88,7 +88,7 @@ def _require_one_permission(table: Path, public: bool, policy: Path | None, name
 
 def _allowed_by(policy: Path, name: str) -> int:
     """Return the fewest patients that the policy asks for."""
-    from clients.policy import load_policy
+    from clients.site_file import load_policy
     from core.errors import PrivacyError
 
     site = load_policy(policy)

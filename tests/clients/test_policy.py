@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.policy import BudgetPolicy, Policy, ReleasePolicy, load_policy, simulated_policy, terms
+from clients.policy import BudgetPolicy, Policy, ReleasePolicy, simulated_policy, terms
+from clients.site_file import load_policy
 from core.config import ExperimentConfig
 from core.config_sections import PrivacySettings
 from core.errors import ConfigError

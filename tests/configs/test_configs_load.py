@@ -9,7 +9,8 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 from flwr.common.config import flatten_dict, validate_fields_in_config
 
-from clients.policy import Policy, load_policy
+from clients.policy import Policy
+from clients.site_file import load_policy
 from core.config import ExperimentConfig, load_config, reference_table, with_overrides
 
 ROOT = Path(__file__).parents[2]
