@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from real_set import imported
 from torch import Tensor, nn
+from transfer import imported
 
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES

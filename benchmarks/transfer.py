@@ -2,13 +2,15 @@
 
     python benchmarks/transfer.py DATA OUT [--jobs N] [--set KEY=VALUE ...]
 
+DATA holds ``ptbxl-500`` and ``ptbxl-zscored`` (see the README, "Tests").
+
 From scratch, from four intervals, from rich targets (intervals, axis, ST and T of each lead, the P/QRS/T mask) x not
 private, epsilon 8 x all layers, the head alone x centralized, four sites x seeds 0, 1, 2: configs/ptbxl.toml and
 configs/ptbxl-private.toml with what ``settings`` below changes. Each arm has its own step size, the best of a few on fold 7
 after training on folds 1 to 6 (seed 0), so that none is compared at the step size of another. Backbones are pretrained once
 for each (targets, seed), over four sites, and used by every arm. Finished runs are not repeated, so that the command can be
-stopped and called again. OUT receives the imported set, the runs, ``steps.csv``, ``transfer.csv`` and the tables, which are
-printed as well.
+stopped and called again. OUT receives the imported set, the runs, ``steps.csv``, ``transfer.csv``, a figure and the tables,
+which are printed as well.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import math
 import os
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,8 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from real_set import COMMAND, ROOT, SEEDS, imported
 
+ROOT = Path(__file__).parents[1]
+COMMAND = Path(sys.executable).parent / "cardiofed"
+SEEDS = (0, 1, 2)
 TARGETS = {
     "from scratch": (),
     "four intervals": ("hr", "pr", "qrs", "qt"),
@@ -82,7 +87,24 @@ def arms() -> list[Arm]:
     ]
 
 
+COLOURS = {"from scratch": "#8a8f98", "four intervals": "#c05a00", "rich targets": "#0b61a4"}
+
 KEYS = ("pretext", "privacy", "trained", "federation")
+
+
+def imported(data: Path, out: Path) -> Path:
+    """Import both parts of the real set under one preprocessing and merge them by record id."""
+    merged = out / "set"
+    if not merged.is_dir():
+        call("data", "import", "ptbxl", data / "ptbxl-500", out / "a", "--normalisation", "lead-zscore",
+             "--source-rate", "500", "--overwrite")  # fmt: skip
+        call("data", "import", "arrays", data / "ptbxl-zscored", out / "b", "--overwrite")
+        call("data", "merge", out / "a", out / "b", merged)
+    return merged
+
+
+def call(*words: object) -> None:
+    subprocess.run([COMMAND, *map(str, words)], check=True)
 
 
 def backbone_folder(out: Path, pretext: str, seed: int) -> Path:
@@ -181,6 +203,33 @@ def tables(table: pd.DataFrame) -> str:
     return "\n\n".join(["\n".join(lines), CLAIM, "\n".join(paired), "\n".join(details)])
 
 
+def figure(table: pd.DataFrame, path: Path) -> None:
+    """Draw the runs of four sites: a dot a seed, a bar at their mean."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(8, 3.6), layout="constrained", facecolor="white")
+    axes = drawing.add_subplot()
+    groups = list(product(CONFIGS, TRAINABLE))
+    for place, (privacy, trained) in enumerate(groups):
+        for step, (pretext, colour) in enumerate(COLOURS.items()):
+            chosen = (table["federation"] == "four sites") & (table["privacy"] == privacy)
+            chosen &= (table["trained"] == trained) & (table["pretext"] == pretext)
+            values = table.loc[chosen, "auroc"].to_numpy()
+            x = place + 0.27 * (step - 1)
+            axes.plot([x] * len(values), values, "o", color=colour, markersize=4, alpha=0.6, linewidth=0)
+            axes.plot([x - 0.1, x + 0.1], [values.mean()] * 2, color=colour, linewidth=3, solid_capstyle="butt",
+                      label=pretext if not place else None)  # fmt: skip
+            axes.annotate(f"{values.mean():.2f}", (x, values.max()), (0, 5), textcoords="offset points", color=colour,
+                          ha="center")  # fmt: skip
+    axes.set_xticks(range(len(groups)), [f"{privacy}\n{trained}" for privacy, trained in groups])
+    axes.set(ylabel="macro AUROC", xlim=(-0.5, len(groups) - 0.5))
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=3, borderpad=0)
+    drawing.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -207,6 +256,7 @@ def main() -> None:
         rows = [(arm, best[tuple(getattr(arm, key) for key in KEYS)]) for arm in arms()]
         table = pd.DataFrame(all_of(measure, rows))
     table.to_csv(options.out / "transfer.csv", index=False)
+    figure(table, options.out / "transfer.svg")
     text = tables(table)
     (options.out / "transfer.md").write_text(text + "\n")
     print(text)
