@@ -1,6 +1,7 @@
-"""The Flower ClientApp: a thin adapter between messages and the site.
+"""The Flower ClientApp: a thin adapter between messages and the site, or the vault that holds it.
 
-Importing it loads neither torch nor any data package; the site is opened with the first message and kept by the process.
+Importing it loads neither torch nor any data package. Where the node's configuration names a ``vault`` (its socket), a
+message is carried there and nothing else is loaded; else the site is opened in this process with the first message.
 An exception never travels: Flower would send its text, paths included, to the server.
 """
 
@@ -17,6 +18,7 @@ from flwr.clientapp import ClientApp
 
 if TYPE_CHECKING:
     from clients.site import Site
+    from core.tasks import Update
 
 ERROR_CODE = 1000
 """Flower's own error codes are small; the reason is one of :class:`core.tasks.Reason`."""
@@ -37,14 +39,17 @@ def handle(message: Message, context: Context) -> Message:
     from core.tasks import Reason, Task, TaskRefusedError
 
     try:
-        own = str(context.node_config.get("state", ""))
-        site = _site(_node_number(context), _frozen(context.run_config), context.run_id, own)
-        task = Task.of(message.metadata.message_type, _settings(message), _tensors(message))
-        update = site.run(task)
+        if "vault" in context.node_config:
+            update = _carry(message, context)
+        else:
+            own = str(context.node_config.get("state", ""))
+            site = _site(_node_number(context), _frozen(context.run_config), context.run_id, own)
+            task = Task.of(message.metadata.message_type, _settings(message), _tensors(message))
+            update = site.run(task)
     except TaskRefusedError as refused:
         return Message(Error(ERROR_CODE, str(refused.reason)), reply_to=message)
     except Exception as error:
-        # The site was not opened, so that it has no log of its own.
+        # No site was opened that has a log of its own.
         logging.getLogger("cardiofed").exception("node %s cannot do %s", context.node_id, message.metadata.message_type)
         return Message(Error(ERROR_CODE, str(_reason_to_open(error, Reason))), reply_to=message)
     content = RecordDict(
@@ -56,6 +61,17 @@ def handle(message: Message, context: Context) -> Message:
     if update.tensors:
         content["tensors"] = ArrayRecord({name: Array(values) for name, values in update.tensors.items()})
     return Message(content, reply_to=message)
+
+
+def _carry(message: Message, context: Context) -> Update:
+    """Have the hospital's vault do the task."""
+    from clients.relay import ask_vault
+    from clients.vault_client import PATIENCE
+    from core.tasks import Task
+
+    task = Task.of(message.metadata.message_type, _settings(message), _tensors(message))
+    socket, patience = Path(str(context.node_config["vault"])), float(context.node_config.get("patience", PATIENCE))
+    return ask_vault(task, dict(context.run_config), context.run_id, socket, patience)
 
 
 def _node_number(context: Context) -> int:

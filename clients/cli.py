@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients import ledger_cli
+from clients import ledger_cli, site_cli
 from core import console
 
 app = typer.Typer(
@@ -12,14 +12,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="A hospital's side: what has been spent on its patients, and what a campaign would cost them.",
+    help="A hospital's side: join a study, look at everything that serving rests on, serve, approve, and read what was "
+    "asked, answered and spent.",
 )
+for command in (site_cli.init, site_cli.check, site_cli.serve, site_cli.status, site_cli.approve, site_cli.log):
+    app.command()(command)
 app.add_typer(ledger_cli.app, name="ledger")
-
-
-@app.callback()
-def site() -> None:
-    """Keep ``ledger`` a word of its own: typer would take the only group for the whole program."""
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def show(
     console.print(_entries_table(console, cohorts, entries))
     if any(entry.status == "open" for entry in entries):
         typer.echo("open: running now, or ended without a word, as by a loss of power; spent either way")
-    for line in _spent(ledger, cohorts, entries, prv):
+    for line in spent_lines(ledger, prv):
         typer.echo(line)
 
 
@@ -238,10 +238,19 @@ def _entries_table(console: Console, cohorts: dict[str, Cohort | None], entries:
     return table
 
 
-def _spent(ledger: Ledger, cohorts: dict[str, Cohort | None], entries: list[LedgerEntry], prv: bool) -> list[str]:
+def spent_lines(ledger: Ledger, prv: bool) -> list[str]:
+    """Say for each cohort what its worst patient has spent; no line where no plan was ever carried out.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    prv : bool
+        Whether to look for the tighter epsilon too, which takes seconds.
+    """
     from core.privacy.accountant import epsilon
     from core.privacy.prv import prv_epsilon
 
+    cohorts, entries = ledger.cohorts(), ledger.entries()
     lines = []
     for fingerprint in dict.fromkeys(entry.fingerprint for entry in entries):
         cohort = cohorts[fingerprint]

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ from core.learning.targets import TargetCode
 from core.learning.training import Fetch, LossSum, Schedule, predict, steps_per_epoch
 from core.learning.transfer import set_trainable, trainable_tensors
 from core.models.registry import create_model
-from core.models.tensors import all_tensors, load_tensors
+from core.models.tensors import all_tensors, at_precision, load_tensors
 from core.privacy.release import require_listed
 from core.synthetic.source import Source, held_out_of, name_of, open_source, shard_of
-from core.tasks import Reason, Task, TaskKind, TaskRefusedError, Update
+from core.tasks import PROTOCOL, Reason, Task, TaskKind, TaskRefusedError, Update, release
 
 BINS = 8192
 """Of a score histogram: fine enough for a model whose scores still lie close together."""
@@ -112,6 +113,8 @@ class Site:
             _require_sensible(task)
             self._refuse_few_patients(task)
             update = self._work[task.kind](task)
+            if task.kind in (TaskKind.PRETRAIN, TaskKind.FINETUNE):
+                update = replace(update, tensors=at_precision(update.tensors, self.config.federation.precision))
             require_listed(
                 task.kind, update.numbers, update.texts, update.tensors, update.weight, self._allowed_in_clear,
                 phase=task.phase,
@@ -148,12 +151,14 @@ class Site:
     def _describe(self, task: Task) -> Update:
         texts = {
             "name": self.name,
+            "release": release(),
             "device": str(self.device),
             "normalisation": self.train.info.normalisation,
         }
         info = self.train.info
         low, high = info.band or (0.0, 0.0)
         numbers = {"rate": float(info.rate), "samples": float(info.samples), "band_low": low, "band_high": high}
+        numbers["protocol"] = float(PROTOCOL)
         # Without a campaign it is only asked who it is: nothing about records, nothing spent.
         if not task.campaign:
             return Update(numbers=numbers, texts=texts)

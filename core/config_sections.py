@@ -221,6 +221,24 @@ class FederationSettings(Settings):
         default=2, description="Fewest of the five classes among a site's training records."
     )
     strategy: Literal["fedavg"] = Field(default="fedavg", description="How updates are combined into one model.")
+    round_minutes: NotNegative = Field(
+        default=0.0,
+        description="Time after which a round goes on without the sites that have not answered, if min_sites have; "
+        "0: it waits for all. The loopback engine always waits.",
+    )
+    grace_minutes: NotNegative = Field(
+        default=2.0, description="How long a site that lost its connection is waited for before a round goes on."
+    )
+    wait_minutes: NotNegative = Field(
+        default=10.0,
+        description="How long a campaign waits for sites to come back while fewer than min_sites are there; "
+        "then it stops and can be resumed.",
+    )
+    precision: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="How trained tensors travel. float16 halves the bytes and rounds each value to 11 bits: by 2^-11 of "
+        "it at most, or 2^-25 where it is below 2^-14. Noise is added before, so that privacy is the same.",
+    )
 
 
 class RunSettings(Settings):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 
@@ -14,6 +15,18 @@ from core.errors import FederationError
 
 PROTOCOL = 1
 """Raised whenever an older site could misread a task."""
+
+
+@cache
+def release() -> str:
+    """Return the version of the installed cardiofed; "unknown" where it runs from a clone that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("cardiofed")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
 
 Tensors = dict[str, np.ndarray]
 Value = bool | int | float | str

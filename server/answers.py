@@ -31,10 +31,13 @@ class Federation(Protocol):
     """How a campaign reaches its sites."""
 
     def sites(self) -> list[str]:
-        """Return the names of the sites that can be asked, sorted."""
+        """Return the names of the sites that were met at the beginning, sorted."""
 
     def ask(self, tasks: dict[str, Task], answered: Callable[[str], object]) -> Answers:
-        """Send each site its task and wait; ``answered`` is called with the name of each site that came back."""
+        """Send each site its task and wait; ``answered`` is called with the name of each site as it is done with.
+
+        A name that was never met is waited for like a site that lost its connection.
+        """
 
     def aggregate(self, round_number: int, updates: dict[str, Update]) -> Tensors:
         """Combine updates into one set of tensors, in a fixed order."""
@@ -55,3 +58,12 @@ def without_misfits(answers: Answers, sent: Tensors) -> Answers:
             left_out[site] = str(Reason.NOT_FINITE)
     updates = {site: update for site, update in answers.updates.items() if site not in left_out}
     return Answers(updates, dict(sorted(left_out.items())))
+
+
+def mean_loss(answers: Answers) -> float | None:
+    """Return the mean over records, or where losses are noised over the units that were expected to be drawn."""
+    for total, count in (("loss_sum", "loss_records"), ("loss_noised", "loss_units")):
+        known = [update.numbers for update in answers.updates.values() if update.numbers.get(count)]
+        if known:
+            return sum(numbers[total] for numbers in known) / sum(numbers[count] for numbers in known)
+    return None

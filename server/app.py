@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+
+if TYPE_CHECKING:
+    from server.run_folder import RunFolder
+
+LOCK_SECONDS = 60.0
+"""For the process of an earlier attempt to end; a SuperLink that was killed leaves one behind."""
+
+MEETING_SECONDS = 120.0
+"""That sites have at least to connect at the beginning: after a SuperLink was away they take up to half a minute."""
 
 app = ServerApp()
 
@@ -17,8 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     from core.learning.training import use_threads
     from server.campaign import Campaign
     from server.run_folder import RunFolder
-    from server.strategy import FlowerFederation
-    from server.watching import LogObserver
+    from server.strategy import FlowerFederation, Pacing
+    from server.watching import FolderObserver
 
     config = ExperimentConfig.from_run_config(context.run_config)
     if not config.run.folder:
@@ -27,10 +40,42 @@ def main(grid: Grid, context: Context) -> None:
     use_threads(config.run.threads)
     existing = (Path(config.run.folder) / "config.toml").is_file()
     folder = RunFolder(Path(config.run.folder)) if existing else RunFolder.create(config)
-    try:
-        federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
-        Campaign(config, federation, folder, LogObserver()).run()
-    except Exception as error:
-        folder.update_record(error=str(error))
-        folder.finish("failed")
-        raise
+    observer = FolderObserver(folder)
+    with _alone(folder):
+        folder.update_record(status="running", finished=None, error=None, began=str(context.run_id))
+        try:
+            pacing = Pacing.of(config.federation)
+            federation = FlowerFederation(
+                grid,
+                config.federation.sites,
+                config.federation.strategy,
+                max(pacing.grace_seconds, MEETING_SECONDS),
+                pacing=pacing,
+                note=observer.note,
+            )
+            Campaign(config, federation, folder, observer).run()
+        except BaseException as error:
+            # Flower ends an app by an interrupt when its run was stopped or its SuperLink is another one.
+            interrupted = not isinstance(error, Exception)
+            folder.update_record(error=None if interrupted else str(error))
+            folder.finish("interrupted" if interrupted else "failed")
+            raise
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, once whoever has it is gone."""
+    from core.errors import ConfigError
+    from server.watching import APP_LOCK
+
+    deadline = time.monotonic() + LOCK_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(folder.locked(APP_LOCK))
+                break
+            except ConfigError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        yield

@@ -17,17 +17,17 @@ from core.config import ExperimentConfig, config_hash
 from core.config_sections import RELEASES
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
-from core.errors import ConfigError, FederationError
+from core.errors import FederationError
 from core.evaluation import auroc, macro
 from core.learning.regression import pretext_model
 from core.learning.targets import regression_targets, unit_of
 from core.learning.transfer import backbone_tensors, set_trainable
 from core.models.registry import create_model
 from core.models.saved import ModelCard, save_model
-from core.models.tensors import all_tensors, load_tensors
-from core.synthetic.recipe import recipe_of
+from core.models.tensors import all_tensors, at_precision, load_tensors
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
-from server.answers import Answers, Federation, without_misfits
+from server.answers import Answers, Federation, mean_loss, without_misfits
+from server.handshake import check_alike, check_releases, recorded_sites, settled_sites, synthetic_set
 from server.pretrained import backbone_names, reusable_backbones
 from server.results import (
     classification_results,
@@ -73,6 +73,7 @@ class Campaign:
     observer: Observer
     _descriptions: dict[str, Update] = field(default_factory=dict)
     _absent: dict[str, str] = field(default_factory=dict)
+    _notes: list[str] = field(default_factory=list)
     _base: Tensors = field(default_factory=dict)
     _base_name: str = ""
 
@@ -95,50 +96,28 @@ class Campaign:
         return self._finish(trained, seconds)
 
     def _describe(self) -> None:
-        sites = self.federation.sites()
+        """Learn who takes part; with the first finished round that is settled, and a resume asks the same sites again."""
+        settled = settled_sites(self.folder)
         task = Task(TaskKind.DESCRIBE, self._name)
-        answers = self._ask(dict.fromkeys(sites, task), "describe", 0)
-        self._descriptions, self._absent = answers.updates, answers.left_out
-        for key, what in (
-            ("rate", "rates in Hz"),
-            ("samples", "lengths in samples"),
-            ("band_high", "filters, up to Hz"),
-        ):
-            values = {name: update.numbers[key] for name, update in answers.updates.items()}
-            if len(set(values.values())) > 1:
-                found = ", ".join(f"{name} {value:g}" for name, value in values.items())
-                raise ConfigError(f"the sites' records have different {what} ({found}); import them again alike")
-        devices = {name: update.texts["device"] for name, update in answers.updates.items()}
+        answers = self._ask(dict.fromkeys(sorted(settled) or self.federation.sites(), task), "describe", 0)
+        self._descriptions = dict(sorted({**settled, **answers.updates}.items()))
+        self._absent = {site: reason for site, reason in answers.left_out.items() if site not in settled}
+        if settled:
+            late = sorted(set(self.federation.sites()) - set(settled))
+            self._notes += [f"{site} took no part: it joined after the first round" for site in late]
+        self._notes += check_releases(self._descriptions)
+        check_alike(self._descriptions)
         self.folder.update_record(
-            devices=devices,
-            recipe=self._synthetic_set() if self.config.pretrain.enabled else None,
+            sites=recorded_sites(self._descriptions),
+            devices={name: update.texts["device"] for name, update in self._descriptions.items()},
+            recipe=synthetic_set(self.config, self.folder, self._descriptions)
+            if self.config.pretrain.enabled
+            else None,
             release={
                 item: getattr(self.config.privacy, item) if self.config.privacy.enabled else "clear"
                 for item in RELEASES
             },
         )
-
-    def _synthetic_set(self) -> dict[str, Any]:
-        """Return what ``run.json`` says of the shared synthetic set, which must be the same at every site."""
-        texts = {name: update.texts for name, update in self._descriptions.items()}
-        named = {name: told["synthetic"] for name, told in texts.items() if "synthetic" in told}
-        rate, path = self._rate, self.config.synthetic.path
-        told: dict[str, Any] = {"path": path, "rate": rate}
-        if not path:
-            recipe = recipe_of(self.config.synthetic, rate)
-            named["this coordinator"] = recipe.hash
-            told = {"size": recipe.size, "rate": rate, "seed": recipe.seed}
-        if len(set(named.values())) > 1:
-            found = ", ".join(f"{name} {value[:16]}" for name, value in named.items())
-            mend = "give all a copy of one folder" if path else "use one release, and one cohort file, everywhere"
-            raise ConfigError(f"the sites would pretrain on different synthetic sets ({found}); {mend}")
-        told = {"hash": next(iter(named.values()), None), **told}
-        before = (self.folder.record().get("recipe") or {}).get("hash")
-        if before and told["hash"] not in (None, before):
-            raise ConfigError(
-                f"the synthetic set is no longer the one that {self.folder.path} began with; start a new run"
-            )
-        return told
 
     def _pretrain(self, backbone: str) -> None:
         name = f"backbones/{backbone}"
@@ -163,7 +142,7 @@ class Campaign:
                 answers,
                 settings.rounds,
                 time.monotonic() - began,
-                request_bytes=_bytes(tensors),
+                request_bytes=self._travelling(tensors),
                 **pretext_line(measured, units),
             )
         self.folder.save_tensors(name, tensors)
@@ -221,7 +200,7 @@ class Campaign:
                 answers,
                 settings.rounds,
                 time.monotonic() - began,
-                request_bytes=_bytes(trained),
+                request_bytes=self._travelling(trained),
                 macro_auroc=_number(macro(areas)),
                 auroc={name: _number(area) for name, area in zip(SUPERCLASSES, areas, strict=True)},
                 **_privacy_of(answers),
@@ -271,6 +250,7 @@ class Campaign:
             "seconds": {**seconds, "transfer": transfer_seconds, "evaluate": time.monotonic() - began},
             "notes": [
                 *self.folder.record().get("warnings", []),
+                *self._notes,
                 *(f"{site} took no part: {REASONS[reason]}" for site, reason in self._absent.items()),
                 *(f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()),
             ],
@@ -288,10 +268,10 @@ class Campaign:
             "backbone": checkpoint.backbone,
             "round": checkpoint.round_number,
             "rounds": rounds,
-            "loss": _mean_loss(answers),
+            "loss": mean_loss(answers),
             "seconds": round(seconds, 3),
             "bytes_down": request_bytes * (len(answers.updates) + len(answers.left_out)),
-            "bytes_up": sum(_bytes(update.tensors) for update in answers.updates.values()),
+            "bytes_up": sum(self._travelling(update.tensors) for update in answers.updates.values()),
             "answered": list(answers.updates),
             "left_out": [{"site": site, "reason": reason} for site, reason in answers.left_out.items()],
             **more,
@@ -313,7 +293,14 @@ class Campaign:
         return tensors, last + 1
 
     def _train(self, task: Task) -> Answers:
-        return self._ask(self._tasks(task), task.phase, task.round_number, sent=task.tensors)
+        """Ask for a round of training; tensors travel at the settings' precision and are averaged at float32."""
+        sent = at_precision(task.tensors, self._precision)
+        answers = self._ask(self._tasks(replace(task, tensors=sent)), task.phase, task.round_number, sent=sent)
+        updates = {
+            site: replace(update, tensors=at_precision(update.tensors, "float32"))
+            for site, update in answers.updates.items()
+        }
+        return replace(answers, updates=updates)
 
     def _ask(
         self,
@@ -346,6 +333,14 @@ class Campaign:
 
     def _create(self, outputs: int) -> Any:
         return create_model(self.config.model.name, outputs=outputs, rate=self._rate, seed=self.config.run.seed)
+
+    def _travelling(self, tensors: Tensors) -> int:
+        """Return how many bytes tensors have on their way."""
+        return sum(values.nbytes for values in at_precision(tensors, self._precision).values())
+
+    @property
+    def _precision(self) -> str:
+        return self.config.federation.precision
 
     @property
     def _rate(self) -> int:
@@ -386,21 +381,8 @@ def _privacy_of(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _mean_loss(answers: Answers) -> float | None:
-    """Return the mean over records, or where losses are noised over the units that were expected to be drawn."""
-    for total, count in (("loss_sum", "loss_records"), ("loss_noised", "loss_units")):
-        known = [update.numbers for update in answers.updates.values() if update.numbers.get(count)]
-        if known:
-            return sum(numbers[total] for numbers in known) / sum(numbers[count] for numbers in known)
-    return None
-
-
 def _pooled(updates: dict[str, Update]) -> np.ndarray:
     return sum(update.tensors["histograms"].astype(np.float64) for update in updates.values())[0]  # type: ignore[index]
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(values.nbytes for values in tensors.values())
 
 
 def _fingerprint(tensors: Tensors) -> str:

@@ -108,15 +108,20 @@ class RunFolder:
         return cls(path), load_config(path / "config.toml")
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, name: str = "run.lock") -> Iterator[None]:
         """Keep other processes from running or resuming this run meanwhile.
+
+        Parameters
+        ----------
+        name : str
+            Of the lock: the command that carries a run out, and the ServerApp that it may start for that, have one each.
 
         Raises
         ------
         ConfigError
             When another process has the run already.
         """
-        with (self.path / "run.lock").open("w") as file:
+        with (self.path / name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core import console
-from core.report import numbers
 from simulations import audit_cli, data_cli, privacy_cli, synth_cli
 
 if TYPE_CHECKING:
@@ -103,6 +102,7 @@ def _open_run(config: Path | None, changes: list[str], resume: Path | None) -> t
 
 
 def _carry_out(config: ExperimentConfig, folder: RunFolder) -> None:
+    from server.watching import result_lines
     from simulations.progress import ProgressObserver
     from simulations.simulate import carry_out
 
@@ -112,33 +112,9 @@ def _carry_out(config: ExperimentConfig, folder: RunFolder) -> None:
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: cardiofed simulate --resume {folder.path}", err=True)
         raise
-    _print_results(folder.results())
+    for line in result_lines(folder.results()):
+        typer.echo(line)
     typer.echo(f"report: {report}")
-
-
-def _print_results(results: dict[str, Any]) -> None:
-    for backbone, targets in results["regression"].items():
-        errors = ", ".join(
-            f"{target} {numbers.fixed(values['mae'], 2)} {values['unit']} "
-            f"(median guess {numbers.fixed(values['median_mae'], 1)})"
-            for target, values in targets.items()
-        )
-        typer.echo(f"pretraining error, {backbone}: {errors}")
-    classes = results["classification"]
-    if classes is None or classes["macro"]["auroc"] is None:
-        typer.echo(
-            "macro AUROC: not released by the sites, or these test records are too few for it (and for the noise on it)"
-        )
-    else:
-        interval = classes["macro"]["auroc_interval"]
-        between = f" (95 % {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-        typer.echo(f"macro AUROC: {classes['macro']['auroc']:.3f}{between} on {classes['records']} test records")
-    for site in results["privacy"]["sites"]:
-        void = ", VOID: insecure deterministic noise" if site["void"] else ""
-        typer.echo(
-            f"privacy, {site['name']}: epsilon {numbers.epsilon(site['epsilon'])} at delta {site['delta']:g} "
-            f"per {site['unit']} ({site['neighbouring']}){void}"
-        )
 
 
 @app.command()

@@ -5,31 +5,30 @@ Flower is driven through its command lines only; everything is isolated (ports, 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO
 
-import tomli_w
 import torch
 
 from core.config import ExperimentConfig
 from core.errors import FederationError
 from core.synthetic.source import absolute_paths
 from server.campaign import Observer
+from server.flower_commands import (
+    environment,
+    free_port,
+    nothing_left,
+    process,
+    program,
+    wait_for_port,
+    write_app,
+    write_connection,
+)
 from server.run_folder import RunFolder
 
-START_SECONDS = 60.0
-_PACKAGES = ("core", "clients", "server")
 _CONNECTION = "loopback"
 
 
@@ -44,29 +43,22 @@ def run_ray(config: ExperimentConfig, folder: RunFolder, observer: Observer) -> 
     log_path = folder.path / "flower.log"
     with tempfile.TemporaryDirectory(prefix="cardiofed-ray-") as scratch, log_path.open("a") as log:
         home, app = Path(scratch) / "home", Path(scratch) / "cardiofed"
-        port = _free_port()
-        _write_connection(home, port)
-        _write_app(app, config, folder)
-        environment = {
-            **os.environ,
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
+        port = free_port()
+        write_connection(home, _CONNECTION, f"127.0.0.1:{port}", None)
+        write_app(app, _run_config(config, folder))
+        variables = environment(home, RAY_USAGE_STATS_ENABLED="0")
         link = [
-            _program("flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation",
+            program("flower-superlink"), "--insecure", "--simulation", "--disable-runtime-dependency-installation",
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
-        with _nothing_left(home), _process(link, environment, log):
-            _wait_for_port(port)
+        with nothing_left(home), process(link, variables, log):
+            wait_for_port(port)
             run = [
-                _program("flwr"), "run", str(app), _CONNECTION, "--stream",
+                program("flwr"), "run", str(app), _CONNECTION, "--stream",
                 "--federation-config", _federation(config),
             ]  # fmt: skip
-            with _process(run, environment, log) as process:
-                _follow(process, folder, observer, config)
+            with process(run, variables, log) as command:
+                _follow(command, folder, observer, config)
     status = folder.record().get("status")
     if status != "done":
         reason = folder.record().get("error") or "Flower ended the run; flower.log in the run folder says why"
@@ -84,12 +76,12 @@ def _federation(config: ExperimentConfig) -> str:
     )
 
 
-def _follow(process: subprocess.Popen, folder: RunFolder, observer: Observer, config: ExperimentConfig) -> None:
+def _follow(command: subprocess.Popen, folder: RunFolder, observer: Observer, config: ExperimentConfig) -> None:
     """Report rounds as they appear in ``metrics.jsonl`` until the command ends and the run has a status."""
     seen = len(folder.metrics())
     observer.phase("campaign under Ray", _rounds(config), seen)
     while True:
-        ended = process.poll() is not None
+        ended = command.poll() is not None
         lines = folder.metrics()
         for line in lines[seen:]:
             observer.answered("")
@@ -106,116 +98,10 @@ def _rounds(config: ExperimentConfig) -> int:
     return config.finetune.rounds + (backbones * config.pretrain.rounds if pretraining else 0)
 
 
-def _write_connection(home: Path, port: int) -> None:
-    home.mkdir(parents=True)
-    connection = {
-        "superlink": {"default": _CONNECTION, _CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}
-    }
-    (home / "config.toml").write_text(tomli_w.dumps(connection))
-
-
-def _write_app(app: Path, config: ExperimentConfig, folder: RunFolder) -> None:
-    """Write a Flower app that holds this installation's own packages and the run's settings."""
-    for package in _PACKAGES:
-        spec = find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(spec.origin).parent, app / package, ignore=ignore)
-    run_config = {**config.to_run_config(), "run.folder": str(folder.path.resolve())}
+def _run_config(config: ExperimentConfig, folder: RunFolder) -> dict[str, object]:
+    """Return the settings as the app's processes need them, which run in other folders."""
+    run_config: dict[str, object] = {**config.to_run_config(), "run.folder": str(folder.path.resolve())}
     for key in ("data.path", "pretrain.from_run"):
         if run_config[key]:
             run_config[key] = str(Path(str(run_config[key])).resolve())
-    run_config |= absolute_paths(config.synthetic)
-    nested: dict[str, dict[str, object]] = {}
-    for key, value in run_config.items():
-        section, name = key.split(".", 1)
-        nested.setdefault(section, {})[name] = value
-    project = {
-        "project": {"name": "cardiofed", "version": "0.1.0", "license": "Apache-2.0", "dependencies": []},
-        "tool": {
-            "flwr": {
-                "app": {
-                    "publisher": "cardiofed",
-                    "components": {"serverapp": "server.app:app", "clientapp": "clients.app:app"},
-                    "config": nested,
-                }
-            }
-        },
-    }
-    (app / "pyproject.toml").write_text(tomli_w.dumps(project))
-
-
-@contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str], log: TextIO) -> Iterator[subprocess.Popen]:
-    """Start a command in a process group of its own, and end the whole group afterwards."""
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
-                break
-
-
-@contextlib.contextmanager
-def _nothing_left(home: Path) -> Iterator[None]:
-    """End what the SuperLink started in sessions of their own: its simulation outlives it and would train on."""
-    try:
-        yield
-    finally:
-        for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-            for pid in _processes_of(home):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, sign)
-            deadline = time.monotonic() + patience
-            while (left := _processes_of(home)) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if not left:
-                break
-
-
-def _processes_of(home: Path) -> list[int]:
-    """Return the living processes whose FLWR_HOME is this run's own."""
-    mark, found = f"FLWR_HOME={home}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # Of a process that just ended, or of another user.
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-def _program(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise FederationError(f"the command {name} is missing; install cardiofed with its dependencies again")
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.1)
-    raise FederationError(
-        f"Flower's SuperLink did not start within {START_SECONDS:.0f} s; see flower.log in the run folder"
-    )
+    return {**run_config, **absolute_paths(config.synthetic)}

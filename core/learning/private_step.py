@@ -93,7 +93,8 @@ class PrivateStepper:
         As in training without privacy.
     plan : PrivacyPlan
     physical_batch : int
-        Records whose gradients are in memory at once, save that a unit's records stay together.
+        Records whose gradients are in memory at once, save that a unit's records stay together. Where a GPU's memory is
+        too small for them it is halved, which changes neither the step nor its privacy.
     noise : NoiseSource
     canaries : Canaries, optional
 
@@ -148,11 +149,19 @@ class PrivateStepper:
         """
         sums: Gradients = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
         clipped_loss = 0.0
-        for part in draw.parts(self.physical_batch):
-            losses, gradients = self._by_unit(part, fetch)
-            _add_clipped(sums, gradients, self.plan.clip)
-            self.losses.exact_total += float(losses.sum())
-            clipped_loss += float(losses.nan_to_num(nan=LOSS_CLIP).clamp(0, LOSS_CLIP).sum())
+        parts = list(draw.parts(self.physical_batch))
+        while parts:
+            try:
+                losses = self._add_part(parts[0], fetch, sums)
+            except torch.cuda.OutOfMemoryError:
+                if parts[0].units == 1:
+                    raise
+                self.physical_batch = max(1, min(self.physical_batch, len(parts[0].rows)) // 2)
+                parts = [smaller for part in parts for smaller in part.parts(self.physical_batch)]
+            else:
+                del parts[0]
+                self.losses.exact_total += float(losses.sum())
+                clipped_loss += float(losses.nan_to_num(nan=LOSS_CLIP).clamp(0, LOSS_CLIP).sum())
         self.losses.exact_units += draw.units
         total = torch.cat([values.flatten() for values in sums.values()]).cpu().numpy().astype(np.float64)
         if self.canaries is not None:
@@ -160,6 +169,12 @@ class PrivateStepper:
             clipped = size * float(clip_factors(torch.tensor([size]), self.plan.clip))
             np.add.at(total, self.canaries.coordinates[draw.canaries], clipped)
         return total, clipped_loss
+
+    def _add_part(self, part: Draw, fetch: Fetch, sums: Gradients) -> Tensor:
+        """Add the clipped gradients of a part's units to the sums, all of them or none; return the units' losses."""
+        losses, gradients = self._by_unit(part, fetch)
+        _add_clipped(sums, gradients, self.plan.clip)
+        return losses
 
     def _by_unit(self, part: Draw, fetch: Fetch) -> tuple[Tensor, Gradients]:
         """Return each unit's loss and gradients: the means over its records."""
@@ -197,7 +212,7 @@ class PrivateStepper:
 
 
 def _add_clipped(sums: dict[Tensor, Tensor], gradients: Gradients, clip: float) -> None:
-    """Add the gradients of units to the sums in place, each clipped over all parameters together.
+    """Add the gradients of units to the sums in place, each clipped over all parameters together; all or nothing.
 
     A unit whose gradient is not finite adds nothing: it would make the sum not finite, noise or no noise, and so tell
     of itself.
@@ -217,9 +232,10 @@ def _add_clipped(sums: dict[Tensor, Tensor], gradients: Gradients, clip: float) 
     finite = norms.isfinite()
     whole = bool(finite.all())
     factors = clip_factors(norms[finite], clip).float()
-    for parameter, values in stored.items():
-        added = torch.tensordot(factors, values if whole else values[finite], dims=1)
-        sums[parameter] += added if values is gradients[parameter] else added.mT
+    # Memory may end at any of these, and what was added by then would be added again; the additions need none.
+    added = {p: torch.tensordot(factors, values if whole else values[finite], dims=1) for p, values in stored.items()}
+    for parameter, values in added.items():
+        sums[parameter] += values if stored[parameter] is gradients[parameter] else values.mT
 
 
 def _norms(rows: Tensor) -> Tensor:

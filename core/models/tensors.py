@@ -41,3 +41,16 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
     with torch.no_grad():
         for name, values in fitting.items():
             own[name].copy_(torch.from_numpy(values))
+
+
+def at_precision(tensors: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
+    """Return tensors as they travel: "float32" or "float16"; what holds no floats stays as it is.
+
+    float16 keeps 11 significant bits: a value is rounded by 2^-11 of itself at most, or by 2^-25 where it is below 2^-14.
+    Beyond 65,504 it becomes infinite, which the coordinator leaves out as not finite.
+    """
+    with np.errstate(over="ignore"):
+        return {
+            name: values.astype(precision, copy=False) if values.dtype.kind == "f" else values
+            for name, values in tensors.items()
+        }

@@ -224,8 +224,8 @@ _PROMISE = ("unit", "neighbouring", "accountant")
 _EVALUATE_SYNTHETIC, _EVALUATE = f"{TaskKind.EVALUATE}/pretrain", f"{TaskKind.EVALUATE}/finetune"
 
 FIELDS: Mapping[tuple[str, str, str], tuple[Field, ...]] = {
-    **_fields(TaskKind.DESCRIBE, "number", ("rate", "samples", "band_low", "band_high"), _PUBLIC),
-    **_fields(TaskKind.DESCRIBE, "text", ("name", "device", "normalisation", "synthetic"), _PUBLIC),
+    **_fields(TaskKind.DESCRIBE, "number", ("protocol", "rate", "samples", "band_low", "band_high"), _PUBLIC),
+    **_fields(TaskKind.DESCRIBE, "text", ("name", "release", "device", "normalisation", "synthetic"), _PUBLIC),
     **_fields(
         TaskKind.DESCRIBE,
         "number",

@@ -265,7 +265,8 @@ class TestAnswers:
 
     def test_without_counts_all_sites_weigh_the_same_and_tell_nothing_of_their_records(self, records, tmp_path):
         site = site_of(records, tmp_path, policy=policy_of(evaluation="withheld", counts="withheld", loss="withheld"))
-        assert set(site.run(Task(TaskKind.DESCRIBE, "test")).numbers) == {"rate", "samples", "band_low", "band_high"}
+        told = site.run(Task(TaskKind.DESCRIBE, "test"))
+        assert set(told.numbers) == {"protocol", "rate", "samples", "band_low", "band_high"}
         update = site.run(finetune())
         assert (update.weight, update.numbers, update.texts) == (1.0, {}, {})
 
