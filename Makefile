@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo deploy-demo test lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/cardiofed simulate configs/quickstart.toml
+
+# Three hospitals and a coordinator; over real records where DATA names PTB-XL (or a part of it).
+deploy-demo: $(VENV)/.installed
+	$(BIN)/python -m simulations.deploy_demo $(if $(DATA),--data $(DATA)) --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
