@@ -46,7 +46,7 @@ SITES = {"centralized": 1, "four sites": 4}
 LEARNING_RATES = {
     ("not private", "all layers"): (0.002, 0.004, 0.008),
     ("not private", "head alone"): (0.006, 0.02, 0.06, 0.2, 0.6),
-    ("epsilon 8", "all layers"): (0.1, 0.3, 1.0),
+    ("epsilon 8", "all layers"): (0.03, 0.1, 0.3, 1.0),
     ("epsilon 8", "head alone"): (0.1, 0.3, 1.0, 3.0, 10.0),
 }
 """Of AdamW where not private and of SGD where private: what each arm chooses from."""

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -126,6 +128,23 @@ class TestAnyPartOfTheSet:
         assert none.labels.shape == (0, 5)
         assert none.mask.shape == (0, 500)
         assert truth(RECIPE, 7, 3).shape == (0, 30)
+
+    def test_made_with_other_instructions_of_the_processor_is_the_same_to_a_tenth_of_a_microvolt(self, tmp_path):
+        # Another library of vectorised functions and another order of sums, as another machine would have.
+        program = (
+            "import sys, numpy; from core.synthetic.recipe import Recipe, generate; "
+            "numpy.save(sys.argv[1], generate(Recipe(size=128, seed=3, rate=500), 0, 128).signals.numpy())"
+        )
+        made = []
+        for capability in ("default", ""):
+            environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
+            path = tmp_path / f"{capability}.npy"
+            subprocess.run(
+                [sys.executable, "-c", program, str(path)], env=environment, check=True, cwd=Path(__file__).parents[3]
+            )
+            made.append(np.load(path))
+        assert np.abs(made[0]).max() > 1
+        assert np.abs(made[0] - made[1]).max() < 1e-4
 
     @pytest.mark.gpu
     def test_made_on_a_gpu_is_the_same_to_a_tenth_of_a_microvolt(self, whole):
