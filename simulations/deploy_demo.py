@@ -15,12 +15,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from core.ecg.dataset import EcgDataset
 from core.privacy.accountant import epsilon
 from core.privacy.ledger import Ledger, verify
 from core.synthetic.hospitals import simulated_hospitals
+from server.flower_commands import free_port
 
 SITES = ("north", "east", "south")
 BIN = Path(sys.executable).parent
@@ -95,14 +95,14 @@ class Demo:
             raise DemoError(f"{command[0]} {command[1]} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
         return ended.stdout
 
-    def start(self, name: str, *words: object) -> None:
-        """Start a command that goes on; its output goes to ``<name>.log``."""
+    def start(self, name: str, *words: object, variables: Mapping[str, str] | None = None) -> None:
+        """Start a command that goes on, with further variables in its environment; its output goes to ``<name>.log``."""
         command = [str(word) for word in words]
         self.say("$ " + " ".join(command) + " &")
         with (self.out / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
-                env=_environment(),
+                env={**_environment(), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -150,7 +150,7 @@ def demonstrate(out: Path, records: Path | None, say: Callable[[str], object] = 
     DemoError
         When a step does not do what it should.
     """
-    demo = Demo(out, say, _free_port())
+    demo = Demo(out, say, free_port())
     try:
         _make_records(demo, records)
         _begin_serving(demo)
@@ -179,7 +179,7 @@ def _begin_serving(demo: Demo) -> None:
     address = f"127.0.0.1:{demo.port}"
     demo.run("cardiofed-server", "init", demo.home, "--port", demo.port)
     demo.start("coordinator", "cardiofed-server", "up", demo.home, "--host", "127.0.0.1")
-    _wait("the SuperLink to listen", partial(_is_up, demo))
+    wait("the SuperLink to listen", partial(is_up, demo))
     for site in SITES:
         state = demo.state(site)
         demo.run(
@@ -191,31 +191,31 @@ def _begin_serving(demo: Demo) -> None:
         demo.run("cardiofed-site", "check", state)
         _serve(demo, site)
     for site in SITES:
-        _wait(f"{site} to be connected", partial(_connected, demo, site))
+        wait(f"{site} to be connected", partial(is_connected, demo, site))
 
 
 def _campaign(demo: Demo) -> Path:
     run = demo.out / "run"
     demo.run("cardiofed-server", "run", demo.home, CONFIG, "--out", run, "--detach")
-    _wait("every hospital to be asked", lambda: all(_waiting(demo.state(site)) for site in SITES))
+    wait("every hospital to be asked", lambda: all(_waiting(demo.state(site)) for site in SITES))
     for site in SITES:
         name = _waiting(demo.state(site))[0]
         demo.run("cardiofed-site", "approve", demo.state(site), name, "--by", "the demonstration")
-    _wait("the campaign to stop for want of approval", lambda: _status(run) == "failed")
+    wait("the campaign to stop for want of approval", lambda: _status(run) == "failed")
     demo.run("cardiofed-server", "resume", demo.home, run, "--detach")
-    _wait("a round of pretraining", lambda: _rounds(run, "pretrain") >= 1)
+    wait("a round of pretraining", lambda: _rounds(run, "pretrain") >= 1)
     demo.say("kill -9 of all that east runs")
     demo.kill_all_of("east", demo.state("east"))
     _serve(demo, "east")
-    _wait("a round of fine-tuning", lambda: _rounds(run, "finetune") >= 1)
+    wait("a round of fine-tuning", lambda: _rounds(run, "finetune") >= 1)
     demo.say("kill -9 of the SuperLink")
     for pid in _processes_naming("flower-superlink", str(demo.home)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    _wait("the campaign to be interrupted", lambda: _standing(run) in ("interrupted", "failed"))
-    _wait("the SuperLink to listen again", partial(_is_up, demo))
+    wait("the campaign to be interrupted", lambda: _standing(run) in ("interrupted", "failed"))
+    wait("the SuperLink to listen again", partial(is_up, demo))
     for site in SITES:
-        _wait(f"{site} to be connected again", partial(_connected, demo, site))
+        wait(f"{site} to be connected again", partial(is_connected, demo, site))
     demo.say(demo.run("cardiofed-server", "resume", demo.home, run))
     return run
 
@@ -262,7 +262,8 @@ def _waiting(state: Path) -> list[str]:
     return found
 
 
-def _connected(demo: Demo, site: str) -> bool:
+def is_connected(demo: Demo, site: str) -> bool:
+    """Whether the coordinator sees a hospital."""
     from server.coordinator import open_home
     from server.joined_sites import joined, statuses
 
@@ -271,7 +272,8 @@ def _connected(demo: Demo, site: str) -> bool:
     return statuses(home).get(nodes[site]) == "online"
 
 
-def _is_up(demo: Demo) -> bool:
+def is_up(demo: Demo) -> bool:
+    """Whether the SuperLink listens."""
     from core.errors import CardiofedError
     from server.coordinator import open_home
     from server.superlink import require_up
@@ -306,19 +308,14 @@ def _record(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _wait(what: str, holds: Callable[[], bool]) -> None:
+def wait(what: str, holds: Callable[[], bool]) -> None:
+    """Wait until something holds, or say in vain for what."""
     deadline = time.monotonic() + STEP_SECONDS
     while time.monotonic() < deadline:
         if holds():
             return
         time.sleep(0.5)
     raise DemoError(f"waited {STEP_SECONDS:.0f} s for {what}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _processes_naming(*words: str) -> Iterator[int]:

@@ -114,7 +114,7 @@ class TestRelease:
     def test_the_description_tells_a_noised_number_once_and_again_the_same(self, records, tmp_path):
         site = site_of(records, tmp_path)
         first, again = site.run(description()).numbers, site.run(description()).numbers
-        assert set(first) == {"rate", "samples", "band_low", "band_high", "units_noised", "count_deviation"}
+        assert set(first) == {"protocol", "rate", "samples", "band_low", "band_high", "units_noised", "count_deviation"}
         assert first == again
         assert [entry.noise_multiplier for entry in entries(site, "count")] == [10.0]
         assert site.run(description("two")).numbers["units_noised"] != first["units_noised"]
@@ -122,12 +122,12 @@ class TestRelease:
 
     def test_saying_who_it_is_costs_nothing(self, records, tmp_path):
         site = site_of(records, tmp_path)
-        assert set(site.run(description("")).numbers) == {"rate", "samples", "band_low", "band_high"}
+        assert set(site.run(description("")).numbers) == {"protocol", "rate", "samples", "band_low", "band_high"}
         assert site.private.ledger.entries() == []
 
     def test_a_withheld_description_tells_nothing_of_the_records(self, records, tmp_path):
         update = site_of(records, tmp_path, release="withheld").run(description())
-        assert set(update.numbers) == {"rate", "samples", "band_low", "band_high"}
+        assert set(update.numbers) == {"protocol", "rate", "samples", "band_low", "band_high"}
         assert set(update.texts) == {"name", "device", "normalisation", "synthetic"}
         assert update.tensors == {}
 

@@ -1,0 +1,115 @@
+"""What a message costs with a vault, and without one: a round that asks a site nothing but its name, over TLS.
+
+    python benchmarks/vault_round.py [--rounds N]
+
+One coordinator and two SuperNodes over the same simulated records on 127.0.0.1: one carries messages to a vault, the other
+opens the site in Flower's own client process, which is started anew for every message. Sides in turn, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from core.config import ExperimentConfig, with_overrides
+from core.synthetic.hospitals import simulated_hospitals
+from server.coordinator import open_home
+from server.flower_commands import environment, free_port, write_app
+from server.joined_sites import joined
+from server.superlink import ask_superlink
+from simulations.deploy_demo import Demo, is_connected, is_up, wait
+
+SIDES = ("vault", "in-process")
+
+NO_OP = """
+import json, time
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import ServerApp
+from core.tasks import Task, TaskKind
+
+NODES, ROUNDS, OUT = {nodes!r}, {rounds!r}, {out!r}
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    seconds = {{name: [] for name in NODES}}
+    for _ in range(ROUNDS + 1):
+        for name, node in NODES.items():
+            content = RecordDict({{"task": ConfigRecord(dict(Task(TaskKind.DESCRIBE, "").settings()))}})
+            began = time.perf_counter()
+            replies = list(grid.send_and_receive([Message(content, dst_node_id=node, message_type="query.describe")]))
+            assert len(replies) == 1 and not replies[0].has_error(), replies
+            seconds[name].append(time.perf_counter() - began)
+    open(OUT, "w").write(json.dumps(seconds))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cfv") as scratch:
+        demo = Demo(Path(scratch), lambda line: print(line, file=sys.stderr), free_port())
+        try:
+            seconds = measured(demo, options.rounds)
+        finally:
+            demo.end()
+    medians = {name: statistics.median(seconds[name][1:]) for name in SIDES}
+    for name in SIDES:
+        print(
+            f"{name:11s} {medians[name]:.2f} s  (first {seconds[name][0]:.2f}; {[round(s, 2) for s in seconds[name][1:]]})"
+        )
+    print(f"ratio {medians['vault'] / medians['in-process']:.2f} (wanted: below 0.5)")
+
+
+def measured(demo: Demo, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each round by side, the first one included."""
+    out = demo.out
+    simulated_hospitals(hospitals=1, patients=250, seed=0).write(out / "set")
+    demo.run("cardiofed-server", "init", demo.home, "--port", demo.port)
+    demo.start("coordinator", "cardiofed-server", "up", demo.home, "--host", "127.0.0.1")
+    wait("the SuperLink", partial(is_up, demo))
+    for name in SIDES:
+        demo.run(
+            *("cardiofed-site", "init", out / name, "--yes", "--name", name, "--data", out / "set", "--mode", "rules"),
+            *("--coordinator", f"127.0.0.1:{demo.port}", "--ca", demo.home / "ca.crt", "--device", "cpu"),
+        )
+        demo.run("cardiofed-server", "sites", demo.home, "add", out / name / "node.pub", name)
+    demo.start("vault", "cardiofed-site", "serve", out / "vault", "--no-check")
+    node = [
+        *("flower-supernode", "--superlink", f"127.0.0.1:{demo.port}", "--root-certificates", demo.home / "ca.crt"),
+        *(
+            "--auth-supernode-private-key",
+            out / "in-process" / "node.key",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            free_port(),
+        ),
+        *("--node-config", f'partition-id=0 num-partitions=1 state="{out / "in-process"}"'),
+    ]
+    demo.start("in-process", *node, variables=environment(out / "flwr-home"))
+    for name in SIDES:
+        wait(f"{name} to be connected", partial(is_connected, demo, name))
+    home = open_home(demo.home)
+    nodes = {site.name: int(site.node) for site in joined(home)}
+    config = with_overrides(ExperimentConfig(), [f"data.path={out / 'set'}", "federation.sites=1", "run.device=cpu"])
+    app, result = out / "app", out / "seconds.json"
+    write_app(app, config.to_run_config())
+    (app / "server" / "app.py").write_text(NO_OP.format(nodes=nodes, rounds=rounds, out=str(result)))
+    ask_superlink(home, "run", str(app))
+    deadline = time.monotonic() + 600
+    while not result.is_file() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return json.loads(result.read_text())
+
+
+if __name__ == "__main__":
+    main()
