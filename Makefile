@@ -20,8 +20,9 @@ demo: $(VENV)/.installed
 deploy-demo: $(VENV)/.installed
 	$(BIN)/python -m simulations.deploy_demo $(if $(DATA),--data $(DATA)) --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 
+# Two workers with one thread each, a file to a worker: half of the tests wait for processes of their own.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
