@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket as sockets
 import sys
 from collections.abc import Callable, Mapping
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.coordinator_checks import host_and_port, is_loopback
-from clients.supervising import Program, only_one, stopped_by_signals, supervise
 from clients.system_units import node_config
 from clients.vault_client import VaultError, health
 from core.errors import ConfigError, DataError
+from core.processes import program
+from core.supervising import Program, only_one, stopped_by_signals, supervise
 
 if TYPE_CHECKING:
     from clients.site_file import SiteFile
@@ -24,6 +24,9 @@ LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path under Linux."""
 
 VAULT, NODE = "vault", "SuperNode"
+
+SERVE_LOCK = "serve.lock"
+"""In a site's state folder."""
 
 
 def serve(state: Path, socket: Path, port: int = 0, say: Callable[[str], None] = print) -> None:
@@ -49,7 +52,8 @@ def serve(state: Path, socket: Path, port: int = 0, say: Callable[[str], None] =
     state, socket = state.resolve(), socket.absolute()
     site = load_site(state)
     programs = programs_of(state, site, socket, port or _free_port())
-    with only_one(state), stopped_by_signals() as stop:
+    mend = f"end that one first, or see: cardiofed-site status {state}"
+    with only_one(state / SERVE_LOCK, mend), stopped_by_signals() as stop:
         supervise(programs, str(state), stop, say)
 
 
@@ -78,7 +82,7 @@ def programs_of(state: Path, site: SiteFile, socket: Path, port: int) -> list[Pr
     node = Program(
         NODE,
         [
-            *(_flower_program("flower-supernode"), "--superlink", site.coordinator.address),
+            *(program("flower-supernode"), "--superlink", site.coordinator.address),
             *(["--insecure"] if site.coordinator.insecure else secured),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--node-config", node_config(site, socket)),
@@ -126,14 +130,6 @@ def _flower_environment(state: Path) -> Mapping[str, str]:
         # The SuperNode looks for its helpers there.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
-
-
-def _flower_program(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ConfigError(f"the command {name} is missing; install cardiofed with its dependencies again")
-    return found
 
 
 def _free_port() -> int:

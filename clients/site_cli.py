@@ -192,7 +192,8 @@ def status(state: State, socket: Socket = None) -> None:
     from clients.site_status import status_lines
 
     site = load_site(state)
-    typer.echo(f"site:       {site.site.name}, approval by {site.approval.mode}")
+    described = f" ({site.site.description})" if site.site.description else ""
+    typer.echo(f"site:       {site.site.name}{described}, approval by {site.approval.mode}")
     for line in status_lines(state, _socket(state, socket)):
         typer.echo(line)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clients import approval, audit_log
 from clients.approval import Filed, beside_policy, printable, short_name
-from clients.supervising import holder
+from clients.serving import SERVE_LOCK
 from core.errors import CardiofedError
+from core.supervising import holder
 
 if TYPE_CHECKING:
     from clients.site_file import SiteFile
@@ -88,7 +89,7 @@ def _node(state: Path, socket: Path) -> str:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if any(wanted in word for word in words) and any(b"flower-supernode" in word for word in words):
                 return f"running (process {folder.name})"
-    if server := holder(state):
+    if server := holder(state / SERVE_LOCK):
         return f"not running now; serve (process {server}) starts it again, and {state / 'logs' / 'supernode.log'} says why"
     return "not running; start it with: cardiofed-site serve"
 

@@ -6,7 +6,6 @@ is in :mod:`clients.vault_answers`; here is what makes it a process: its lock, i
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -20,7 +19,7 @@ import typer
 
 from clients.site_file import load_site
 from core import console
-from core.errors import ConfigError
+from core.supervising import only_one
 
 SITE_LOG = "site.log"
 LOCK = "vault.lock"
@@ -50,7 +49,9 @@ def serve_vault(state: Path, socket: Path, ready: Callable[[], object] | None = 
     log = logging.getLogger("cardiofed.vault")
     # First: torch takes seconds to import, which a mistake in site.toml need not wait for.
     load_site(state)
-    with _alone(state), _logging(state):
+    load_site(state)
+    # Two vaults would compute on one device, and drop each other's answers.
+    with only_one(state / LOCK, "stop that vault first"), _logging(state):
         import torch
 
         from clients.vault_answers import Vault
@@ -66,24 +67,6 @@ def serve_vault(state: Path, socket: Path, ready: Callable[[], object] | None = 
                 ready()
             vault.work()
             log.info("stopped")
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Hold the state folder: two vaults would compute on one device, and drop each other's answers."""
-    try:
-        lock = os.open(state / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"{state} cannot be used ({error.strerror}); make it with: cardiofed-site init {state}"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(f"a vault already serves {state}; stop it first") from None
-    finally:
-        os.close(lock)
 
 
 @contextmanager

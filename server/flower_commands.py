@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,32 +21,20 @@ from typing import Any, TextIO
 import tomli_w
 
 from core.errors import FederationError
+from core.processes import end_group, end_processes_with, program
 
 START_SECONDS = 60.0
 COMMAND_SECONDS = 180.0
+HOME = "FLWR_HOME"
+"""Variable that names a Flower home, by which all processes of one are found."""
 _PACKAGES = ("core", "clients", "server")
-
-
-def program(name: str) -> str:
-    """Return the path of a command that comes with Flower.
-
-    Raises
-    ------
-    FederationError
-        When it is not installed.
-    """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise FederationError(f"the command {name} is missing; install cardiofed with its dependencies again")
-    return found
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a Flower command: a home of its own, nothing sent to anybody."""
     return {
         **os.environ,
-        "FLWR_HOME": str(home),
+        HOME: str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -148,16 +135,6 @@ def process(command: list[str], environment: dict[str, str], log: TextIO) -> Ite
         end_group(started)
 
 
-def end_group(started: subprocess.Popen, patience: float = 10.0) -> None:
-    """End a process that leads its group, and all in the group: asked first, killed after ``patience`` seconds."""
-    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(seconds)
-            break
-
-
 @contextlib.contextmanager
 def nothing_left(home: Path) -> Iterator[None]:
     """End, afterwards, what was started in sessions of their own: see `end_processes_of`."""
@@ -169,26 +146,7 @@ def nothing_left(home: Path) -> Iterator[None]:
 
 def end_processes_of(home: Path) -> None:
     """End what a SuperLink of this home started in sessions of their own: it outlives it and would work on."""
-    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        for pid in processes_of(home):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sign)
-        deadline = time.monotonic() + patience
-        while (left := processes_of(home)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if not left:
-            break
-
-
-def processes_of(home: Path) -> list[int]:
-    """Return the living processes whose FLWR_HOME is this folder."""
-    mark, found = f"FLWR_HOME={home}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # Of a process that just ended, or of another user.
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+    end_processes_with(HOME, str(home))
 
 
 def free_port() -> int:

@@ -90,12 +90,13 @@ def up(
 
     Example: `cardiofed-server up fed --host 127.0.0.1`
     """
+    from core.supervising import stopped_by_signals
     from server.coordinator import open_home
-    from server.superlink import serve_superlink, stopping_on_signals
+    from server.superlink import serve_superlink
 
     opened = open_home(home)
     _print_joining(opened.ca, opened.hosts[0], port or opened.port)
-    with stopping_on_signals() as stop:
+    with stopped_by_signals() as stop:
         serve_superlink(opened, host, port or opened.port, lambda line: typer.echo(line), stop)
 
 

@@ -17,12 +17,12 @@ from clients.approval import campaign_request, decide
 from clients.audit_log import AuditLog
 from clients.cli import app
 from clients.joining import Answers, join
-from clients.serving import programs_of
+from clients.serving import SERVE_LOCK, programs_of
 from clients.site_file import load_site
 from clients.site_status import in_words
-from clients.supervising import holder, only_one
 from core.errors import ConfigError, DataError
 from core.privacy.ledger import Ledger
+from core.supervising import holder, only_one
 from core.synthetic.hospitals import simulated_hospitals
 
 
@@ -146,7 +146,7 @@ class TestCheck:
         ended = site("serve", state)
         assert ended.code == 1
         assert "not started: mend the lines that say FAIL" in ended.err
-        assert holder(state) is None
+        assert holder(state / SERVE_LOCK) is None
 
 
 class TestApprove:
@@ -251,6 +251,11 @@ class TestStatus:
         assert "spent:      nothing" in said.out
         assert sorted(path.name for path in state.iterdir()) == before
 
+    def test_the_hospitals_own_words_stand_beside_its_name(self, state):
+        path = state / "site.toml"
+        path.write_text(path.read_text().replace('description = ""', 'description = "cardiology, third floor"', 1))
+        assert "St. Anna (cardiology, third floor), approval" in site("status", state).out
+
     def test_spent_waiting_and_last_are_there(self, state):
         enter(Ledger.open(state / "ledger.sqlite"), "ab")
         request = file_request(state)
@@ -274,7 +279,7 @@ class TestStatus:
         assert "campaign 0123-run" in said.out
 
     def test_a_supernode_that_waits_to_be_started_again_is_told(self, state):
-        with only_one(state):
+        with only_one(state / SERVE_LOCK, "end it"):
             assert f"serve (process {os.getpid()}) starts it again" in site("status", state).out
 
 

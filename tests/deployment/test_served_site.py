@@ -19,7 +19,8 @@ from tiny_certificates import made_authority, made_certificate
 from clients.audit_log import verify
 from clients.cli import app
 from clients.joining import Answers, join
-from clients.supervising import marked
+from core.processes import processes_with
+from core.supervising import MARK
 from core.synthetic.hospitals import simulated_hospitals
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
@@ -67,9 +68,9 @@ def serving(state: Path, *words: str) -> Iterator[tuple[subprocess.Popen, Path, 
             process.kill()
             process.wait()
             deadline = time.monotonic() + 30
-            while marked(str(state)) and time.monotonic() < deadline:
+            while processes_with(MARK, str(state)) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            assert marked(str(state)) == []
+            assert processes_with(MARK, str(state)) == []
 
 
 @contextmanager
@@ -111,12 +112,16 @@ def test_a_coordinator_that_is_down_is_waited_for_a_vault_that_dies_comes_back_a
         assert listening.stat().st_mode & 0o777 == 0o660
         second = call(app, "serve", state, "--socket", listening, "--no-check")
         assert f"is served by process {process.pid} already" in second.sentence
-        vault = next(pid for pid in marked(str(state)) if b"clients.vault" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        vault = next(
+            pid
+            for pid in processes_with(MARK, str(state))
+            if b"clients.vault" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
         os.kill(vault, signal.SIGKILL)
         wait_for(said, "vault is ready", times=2)
         process.terminate()
         assert process.wait(90) == 0
-        assert marked(str(state)) == []
+        assert processes_with(MARK, str(state)) == []
         assert sentences(said)[-2:] == ["SuperNode ended", "vault ended"]
         assert not listening.exists()
     assert verify(state / "audit.jsonl") == 0

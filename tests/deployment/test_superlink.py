@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tiny_campaigns import numbers_of, rounds_of, tiny
 
 from core.errors import FederationError
+from core.processes import processes_with
 from server.coordinator import Home, make_home, open_home
-from server.flower_commands import environment, flwr, free_port, processes_of, write_connection
+from server.flower_commands import HOME, environment, flwr, free_port, write_connection
 from server.run_folder import RunFolder
 from server.watching import is_worked_on
 
@@ -106,7 +107,7 @@ class Federation:
                         continue
         # Flower starts helpers in sessions of their own.
         for home in (self.home.superlink_home, *self.folder.glob("*-home")):
-            for pid in processes_of(home):
+            for pid in processes_with(HOME, str(home)):
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -133,7 +134,7 @@ def _log(home: Home) -> str:
 def superlink_of(home: Home) -> psutil.Process:
     (found,) = [
         process
-        for pid in processes_of(home.superlink_home)
+        for pid in processes_with(HOME, str(home.superlink_home))
         if "flower-superlink" in " ".join((process := psutil.Process(pid)).cmdline())
     ]
     return found
@@ -152,7 +153,7 @@ def test_a_superlink_killed_in_mid_campaign_comes_back_and_the_run_goes_on_with_
     assert last == f"error: the campaign's process ended; go on with: cardiofed-server resume {home.path} {run}"
     assert "Traceback" not in federation.said("run")
     until(lambda: federation.said("up").count("SuperLink started") == 2)
-    assert "SuperLink ended with signal 9; it is started again in 1 s" in federation.said("up")
+    assert "SuperLink was killed by SIGKILL after" in federation.said("up")
     until(lambda: _log(home).count("Uvicorn running") == 2)
     out = federation.server("resume", home.path, run)
     assert "macro AUROC" in out
@@ -172,7 +173,9 @@ def test_a_run_is_stopped_at_once_and_leaves_no_process(federation):
     assert "cardiofed-server resume" in federation.server("stop", home.path, run)
     assert not is_worked_on(RunFolder(run))
     assert federation.server("status", run).startswith("tiny: interrupted")
-    until(lambda: not any("flwr-serverapp" in _words(pid) for pid in processes_of(home.superlink_home)), 30)
+    until(
+        lambda: not any("flwr-serverapp" in _words(pid) for pid in processes_with(HOME, str(home.superlink_home))), 30
+    )
 
 
 def _words(pid: int) -> str:
@@ -211,8 +214,8 @@ def test_the_server_ends_cleanly_on_sigterm(federation):
     up = federation.processes[0]
     up.send_signal(signal.SIGTERM)
     assert up.wait(40) == 0
-    assert sorted(federation.said("up").splitlines()[-2:]) == ["SuperLink is stopped", "door is stopped"]
-    assert processes_of(federation.home.superlink_home) == []
+    assert federation.said("up").splitlines()[-2:] == ["door ended", "SuperLink ended"]
+    assert processes_with(HOME, str(federation.home.superlink_home)) == []
     ended = subprocess.run(
         [BIN / "cardiofed-server", "sites", federation.home.path, "list"], capture_output=True, text=True, check=False
     )

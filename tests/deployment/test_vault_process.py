@@ -155,7 +155,8 @@ class TestOneSentence:
     def test_for_a_second_vault(self, place):
         state, path = place
         with vault_process(state, path):
-            assert "already serves" in self.said(state, "--socket", path.with_name("other"))
+            second = self.said(state, "--socket", path.with_name("other"))
+            assert "already; stop that vault first" in second
             assert health(path)["protocol"] == 1
 
     def test_for_a_socket_that_another_one_has(self, place, tmp_path):

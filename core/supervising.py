@@ -1,6 +1,6 @@
-"""Two programs kept running together: the vault, and the SuperNode that speaks for it.
+"""Programs kept running together: a hospital's vault and SuperNode, a coordinator's SuperLink and its door.
 
-Either is started again when it ends, later each time that it does not last; both end with this process, the vault last, and
+Each is started again when it ends, later each time that it does not last; all end with this process, the first one last, and
 whatever they started ends with them.
 """
 
@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import ConfigError, DataError
-
-LOCK = "serve.lock"
-"""In a site's state folder; its holder's process number stands in it."""
+from core.processes import end_group, end_processes_with
 
 LOG_BYTES, LOG_FILES = 5 * 2**20, 5
 
-MARK = "CARDIOFED_SERVE"
-"""Variable by which everything that a program started is known, even in a session of its own."""
+MARK, PROGRAM_MARK = "CARDIOFED_SERVE", "CARDIOFED_SERVED_PROGRAM"
+"""Variables by which everything that the programs, or one of them, started is known, even in a session of its own."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -97,7 +95,7 @@ def supervise(
     programs: Sequence[Program],
     mark: str,
     stop: threading.Event,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], object] = print,
     patience: Patience | None = None,
 ) -> None:
     """Keep programs running until told to stop, then end them, the first one last.
@@ -123,7 +121,7 @@ def supervise(
     times = patience or Patience()
     running = [_Running(program, mark, say, times) for program in programs]
     # Of a supervisor that was killed and could end nothing.
-    end_marked(mark, times.ending)
+    end_processes_with(MARK, mark, times.ending)
     try:
         while not stop.is_set():
             for number, each in enumerate(running):
@@ -132,14 +130,14 @@ def supervise(
     finally:
         for each in reversed(running):
             each.end()
-        end_marked(mark, times.ending)
+        end_processes_with(MARK, mark, times.ending)
 
 
 @dataclass
 class _Running:
     program: Program
     mark: str
-    say: Callable[[str], None]
+    say: Callable[[str], object]
     patience: Patience
     process: subprocess.Popen[bytes] | None = None
     output: _Output | None = None
@@ -147,6 +145,10 @@ class _Running:
     started: float = 0.0
     next_start: float = 0.0
     wait: float = 0.0
+
+    @property
+    def own_mark(self) -> str:
+        return f"{self.mark}:{self.program.name}"
 
     def look(self, may_start: bool) -> None:
         now = time.monotonic()
@@ -166,14 +168,14 @@ class _Running:
     def end(self) -> None:
         if self.process is None:
             return
-        end_group(self.process, self.patience.ending)
+        self._end_all(self.process)
         assert self.output is not None
         self.output.close()
         self.process, self.is_ready = None, False
         self.say(f"{self.program.name} ended")
 
     def _start(self, now: float) -> None:
-        environment = {**os.environ, **self.program.environment, MARK: self.mark}
+        environment = {**os.environ, **self.program.environment, MARK: self.mark, PROGRAM_MARK: self.own_mark}
         try:
             if self.program.folder:
                 self.program.folder.mkdir(mode=0o700, exist_ok=True)
@@ -200,8 +202,7 @@ class _Running:
         assert self.process is not None
         assert self.output is not None
         code = self.process.returncode
-        # What it started would go on without it.
-        end_group(self.process, self.patience.ending)
+        self._end_all(self.process)
         tail = self.output.close()
         self.process, self.is_ready = None, False
         lived = now - self.started
@@ -213,6 +214,11 @@ class _Running:
             + (f": {why}" if why else f" (see {self.program.log})")
         )
 
+    def _end_all(self, process: subprocess.Popen[bytes]) -> None:
+        """End a program with what it started, which would go on without it and get in the way of the next one."""
+        end_group(process, self.patience.ending)
+        end_processes_with(PROGRAM_MARK, self.own_mark, self.patience.ending)
+
     def _wait(self, now: float, lived: float = 0.0) -> None:
         doubled = min(2 * self.wait, self.patience.most) if self.wait else self.patience.first
         self.wait = self.patience.first if lived >= self.patience.lasting else doubled
@@ -222,7 +228,7 @@ class _Running:
 class _Output:
     """Copies what a program says into a rotated file, keeps the last of it, and tells what a person should know."""
 
-    def __init__(self, stream: IO[bytes], program: Program, say: Callable[[str], None]) -> None:
+    def __init__(self, stream: IO[bytes], program: Program, say: Callable[[str], object]) -> None:
         path = program.log
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stream, self._events, self._say, self._said = stream, program.events, say, ""
@@ -257,58 +263,16 @@ class _Output:
             self._say(sentence)
 
 
-def end_group(process: subprocess.Popen[bytes], patience: float) -> None:
-    """End a process and all of its group, first politely."""
-    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, sign)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            process.poll()
-            if not _group_lives(process.pid):
-                return
-            time.sleep(0.05)
-
-
-def _group_lives(group: int) -> bool:
-    """Return whether a process group has a member that is more than an entry nobody has collected."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            # After the name, which may hold anything: state, parent, group.
-            state, _, number = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(number) == group and state not in ("Z", "X"):
-                return True
-    return False
-
-
-def end_marked(mark: str, patience: float) -> None:
-    """End whatever carries this supervisor's mark: what left its group, or outlived a supervisor that was killed."""
-    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        left = marked(mark)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, sign)
-        deadline = time.monotonic() + seconds
-        while (left := marked(mark)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if not left:
-            return
-
-
-def marked(mark: str) -> list[int]:
-    """Return the living processes that carry a mark, this one left out."""
-    wanted, found = f"{MARK}={mark}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # Of a process that just ended, or of another user.
-        with contextlib.suppress(OSError):
-            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
 @contextlib.contextmanager
-def only_one(state: Path) -> Iterator[None]:
-    """Hold a state folder's lock, so that no second supervisor serves it.
+def only_one(lock: Path, mend: str) -> Iterator[None]:
+    """Hold the lock of a folder, in which this process's number then stands, so that no second process serves it.
+
+    Parameters
+    ----------
+    lock : Path
+        A file in that folder.
+    mend : str
+        What to do where another process holds it.
 
     Raises
     ------
@@ -317,20 +281,18 @@ def only_one(state: Path) -> Iterator[None]:
     DataError
         If it cannot be taken.
     """
-    path = state / LOCK
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); run as the user who owns {state}") from None
+        raise DataError(
+            f"{lock} cannot be written ({error.strerror}); run as the user who owns {lock.parent}"
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise ConfigError(
-                f"{state} is served by process {holder} already; end that one first, or see: "
-                f"cardiofed-site status {state}"
-            ) from None
+            number = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise ConfigError(f"{lock.parent} is served by process {number} already; {mend}") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -338,9 +300,9 @@ def only_one(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def holder(state: Path) -> int | None:
-    """Return the number of the process that serves a state folder; None where none does."""
-    with contextlib.suppress(OSError, ValueError), (state / LOCK).open() as file:
+def holder(lock: Path) -> int | None:
+    """Return the number of the process that holds a lock of :func:`only_one`; None where none does."""
+    with contextlib.suppress(OSError, ValueError), lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from clients import supervising
-from clients.supervising import Patience, Program, holder, marked, only_one, supervise
+from core import supervising
 from core.errors import ConfigError
+from core.processes import processes_with
+from core.supervising import MARK, Patience, Program, holder, only_one, supervise
 
 PYTHON = sys.executable
 QUICK = Patience(first=0.1, most=0.4, lasting=30, ready=60, ending=5, tick=0.01)
@@ -81,7 +82,7 @@ class Story:
 @pytest.fixture
 def mark(tmp_path):
     yield str(tmp_path)
-    assert marked(str(tmp_path)) == []
+    assert processes_with(MARK, str(tmp_path)) == []
 
 
 def program(tmp_path: Path, code: str, name: str = "one", **more) -> Program:
@@ -202,24 +203,25 @@ class TestEnding:
         parent = program(tmp_path, GRANDCHILD % own_session + LIVES, events={"born": "born"})
         Story("born").run(parent, mark=mark, patience=patience)
 
-    def test_a_child_that_outlives_its_program_is_gone_before_the_next_start(self, tmp_path, mark):
+    @pytest.mark.parametrize("own_session", [False, True])
+    def test_a_child_that_outlives_its_program_is_gone_before_the_next_start(self, tmp_path, mark, own_session):
         patience = Patience(first=0.1, most=0.4, lasting=30, ready=20, ending=0.3, tick=0.01)
         counted: list[int] = []
 
         class Counting(Story):
             def __call__(self, line: str) -> None:
                 if "one started" in line:
-                    counted.append(len(marked(mark)))
+                    counted.append(len(processes_with(MARK, mark)))
                 super().__call__(line)
 
-        Counting("starts again", 3).run(program(tmp_path, GRANDCHILD % False), mark=mark, patience=patience)
+        Counting("starts again", 3).run(program(tmp_path, GRANDCHILD % own_session), mark=mark, patience=patience)
         assert max(counted) <= 1, counted
 
     def test_a_supervisor_that_is_killed_leaves_nothing(self, tmp_path, mark):
         code = f"""
 import threading
 from pathlib import Path
-from clients.supervising import Program, supervise
+from core.supervising import Program, supervise
 programs = [Program(name, [{PYTHON!r}, "-c", {LIVES!r}], Path({str(tmp_path)!r}) / name) for name in ("a", "b")]
 supervise(programs, {mark!r}, threading.Event(), lambda line: print(line, flush=True))
 """
@@ -229,15 +231,15 @@ supervise(programs, {mark!r}, threading.Event(), lambda line: print(line, flush=
         with process:
             assert "a started" in process.stdout.readline()
             assert "b started" in process.stdout.readline()
-            assert len(marked(mark)) == 2
+            assert len(processes_with(MARK, mark)) == 2
             process.kill()
         deadline = time.monotonic() + 20
-        while marked(mark) and time.monotonic() < deadline:
+        while processes_with(MARK, mark) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def test_what_a_killed_supervisor_left_is_ended_before_the_first_start(self, tmp_path, mark):
         left = subprocess.Popen([PYTHON, "-c", LIVES], env={**os.environ, supervising.MARK: mark})
-        while not marked(mark):
+        while not processes_with(MARK, mark):
             time.sleep(0.01)
         ended = []
         Story("one started", 1, lambda line: ended.append(left.poll())).run(program(tmp_path, LIVES), mark=mark)
@@ -284,17 +286,20 @@ class TestOutput:
 
 class TestLock:
     def test_a_second_supervisor_of_the_folder_is_refused_and_told_by_whom(self, tmp_path):
-        assert holder(tmp_path) is None
-        with only_one(tmp_path):
-            assert holder(tmp_path) == os.getpid()
-            with pytest.raises(ConfigError, match=f"served by process {os.getpid()} already"), only_one(tmp_path):
+        assert holder(tmp_path / "lock") is None
+        with only_one(tmp_path / "lock", "end it"):
+            assert holder(tmp_path / "lock") == os.getpid()
+            with (
+                pytest.raises(ConfigError, match=f"served by process {os.getpid()} already"),
+                only_one(tmp_path / "lock", "end it"),
+            ):
                 raise AssertionError("never")
-        assert holder(tmp_path) is None
-        with only_one(tmp_path), contextlib.suppress(OSError):
-            assert holder(tmp_path) == os.getpid()
+        assert holder(tmp_path / "lock") is None
+        with only_one(tmp_path / "lock", "end it"), contextlib.suppress(OSError):
+            assert holder(tmp_path / "lock") == os.getpid()
 
     def test_a_lock_of_a_process_that_is_gone_does_not_hold(self, tmp_path):
-        (tmp_path / supervising.LOCK).write_text("999999\n")
-        assert holder(tmp_path) is None
-        with only_one(tmp_path):
+        (tmp_path / "lock").write_text("999999\n")
+        assert holder(tmp_path / "lock") is None
+        with only_one(tmp_path / "lock", "end it"):
             pass
