@@ -4,6 +4,7 @@
     python benchmarks/engine.py loop       loopback against a plain training loop
     python benchmarks/engine.py ray        the quick start, loopback against Flower's simulation runtime
     python benchmarks/engine.py sites      peak memory of 100 sites
+    python benchmarks/engine.py drawn      rounds of 20 out of 200 sites against rounds of 4, and memory from round to round
     python benchmarks/engine.py open       opening an imported set of 20,000 records
 
 Each line printed is one JSON object. Pairs are run alternately; the ratio is of the medians.
@@ -180,6 +181,58 @@ def sites() -> None:
     say(benchmark="100 sites", peak_gib=round(peak, 2), target=4.0, seconds=round(time.perf_counter() - began, 1))
 
 
+ROUNDS = """
+import json, sys, time
+from pathlib import Path
+from core.config import load_config
+from simulations.engine import run_loopback
+from simulations.simulate import start
+from server.watching import LogObserver
+
+class Watch(LogObserver):
+    rounds = []
+
+    def round_finished(self, line):
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        mib = {name: int(status[name].split()[0]) / 1024 for name in ("RssAnon", "VmHWM")}
+        self.rounds.append({"seconds": line["seconds"], "answered": len(line["answered"]), **mib})
+
+folder, config = start(load_config(Path(sys.argv[1]), sys.argv[2:]))
+began = time.perf_counter()
+run_loopback(config, folder, Watch())
+print(json.dumps({"rounds": Watch.rounds, "whole_s": time.perf_counter() - began}))
+"""
+
+
+def drawn(rounds: int = 10) -> None:
+    """Compare rounds of a tenth of 200 hospitals with rounds of 4, over one set on the disk, each in a fresh process."""
+    from core.synthetic.hospitals import simulated_hospitals
+
+    with tempfile.TemporaryDirectory() as scratch:
+        simulated_hospitals(hospitals=200, patients=40, seed=0).write(Path(scratch) / "set")
+        for sites, fraction in ((4, 1.0), (200, 0.1)):
+            changes = [
+                f"data.path={scratch}/set", "federation.partition=site-column", f"federation.sites={sites}",
+                f"federation.fraction={fraction}", f"finetune.rounds={rounds}", "finetune.local_epochs=1",
+                "pretrain.enabled=false", "federation.min_classes=1", "run.threads=1", f"run.folder={scratch}/run-{sites}",
+            ]  # fmt: skip
+            command = [sys.executable, "-c", ROUNDS, QUICKSTART, *changes]
+            shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+            told = json.loads(shown.splitlines()[-1])
+            seconds = [each["seconds"] for each in told["rounds"]]
+            asked = told["rounds"][0]["answered"]
+            say(
+                benchmark=f"rounds of {asked} out of {sites} sites",
+                round_s=round(statistics.median(seconds), 2),
+                site_s=round(statistics.median(seconds) / asked, 3),
+                first_round_s=seconds[0],
+                own_memory_mib=[round(told["rounds"][number]["RssAnon"]) for number in (0, len(seconds) // 2, -1)],
+                peak_mib=[round(told["rounds"][number]["VmHWM"]) for number in (0, -1)],
+                whole_s=round(told["whole_s"], 1),
+                note="memory after the first, the middle and the last round; a round measures at the sites that it asks",
+            )
+
+
 def opening(times: int = 5) -> None:
     """Time opening a set of 20,000 records that was written by the project itself."""
     import numpy as np
@@ -202,9 +255,9 @@ def opening(times: int = 5) -> None:
     say(benchmark="open 20,000 records", seconds=round(statistics.median(seconds), 4), target=0.2)
 
 
-PARTS: dict[str, Callable[[], None]] = {"loop": loop, "ray": ray, "sites": sites, "open": opening}
+PARTS: dict[str, Callable[[], None]] = {"loop": loop, "ray": ray, "sites": sites, "drawn": drawn, "open": opening}
 
 if __name__ == "__main__":
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    for part in sys.argv[1:] or ["sites", "loop", "open", "ray"]:
+    for part in sys.argv[1:] or ["sites", "drawn", "loop", "open", "ray"]:
         PARTS[part]()

@@ -36,6 +36,7 @@ stopping = threading.Event()
 @app.evaluate()
 def handle(message: Message, context: Context) -> Message:
     """Answer one message."""
+    from core.messages import PACKED, pack
     from core.tasks import Reason, Task, TaskRefusedError
 
     try:
@@ -59,7 +60,7 @@ def handle(message: Message, context: Context) -> Message:
         }
     )
     if update.tensors:
-        content["tensors"] = ArrayRecord({name: Array(values) for name, values in update.tensors.items()})
+        content["tensors"] = ArrayRecord({PACKED: Array(pack(update.tensors))})
     return Message(content, reply_to=message)
 
 
@@ -89,7 +90,11 @@ def _settings(message: Message) -> dict:
 
 def _tensors(message: Message) -> dict:
     records = message.content.array_records
-    return {name: array.numpy() for name, array in records["tensors"].items()} if "tensors" in records else {}
+    if "tensors" not in records:
+        return {}
+    from core.messages import PACKED, unpack
+
+    return unpack(records["tensors"][PACKED].numpy())
 
 
 @cache

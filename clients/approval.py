@@ -36,8 +36,16 @@ NOT_THE_SITES = (
     *("data.path", "data.train_folds", "data.test_folds", "data.simulated_patients"),
     *("synthetic.path", "pretrain.from_run"),
     *("federation.sites", "federation.partition", "federation.alpha", "federation.min_sites"),
-    *("federation.min_patients", "federation.min_classes", "federation.round_minutes", "federation.grace_minutes"),
-    "federation.wait_minutes",
+    *(
+        "federation.column",
+        "federation.members",
+        "federation.max_patients",
+        "federation.min_patients",
+        "federation.min_classes",
+    ),
+    *("federation.round_minutes", "federation.grace_minutes", "federation.wait_minutes"),
+    *("federation.fraction", "federation.server_learning_rate", "federation.server_momentum"),
+    *("federation.server_adaptivity", "federation.trim"),
     *("run.name", "run.out", "run.folder", "run.state", "run.engine", "run.device", "run.threads", "run.examples"),
 )
 """Settings that a hospital replaces by its own, or that change nothing there. Whatever else there is, is approved."""

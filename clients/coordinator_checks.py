@@ -64,6 +64,15 @@ def check_coordinator(site: SiteFile, state: Path) -> Found:
         yield from guarded(COORDINATOR, lambda: _secure(*found[0], path))
 
 
+def fault_seen_from_here(site: SiteFile, state: Path) -> str:
+    """Return in a sentence what keeps the site from its coordinator now; empty where nothing is seen."""
+    fault = next((finding for finding in check_coordinator(site, state) if finding.level == "FAIL"), None)
+    if fault is None:
+        return ""
+    said = fault.said if fault.name == COORDINATOR else f"this machine's {fault.name} is at fault ({fault.said})"
+    return f"{said}; {fault.mend}"
+
+
 def host_and_port(address: str, state: Path) -> tuple[str, int]:
     """Return the two halves of ``host:port``.
 

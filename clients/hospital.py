@@ -14,10 +14,13 @@ import numpy as np
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset, check_reachable
 from core.ecg.labels import single_label
-from core.ecg.partition import Hospital, partition_patients
+from core.ecg.partition import Hospital, limit_patients, partition_patients
 from core.errors import ConfigError, DataError
 from core.privacy.plan import Bound, BudgetExhaustedError, calibrate, large_delta, steps_per_round
 from core.synthetic.hospitals import simulated_hospitals
+
+POOLED = "all-sites"
+"""Name of the one site of a pooled federation."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def _open(config: ExperimentConfig) -> Federation:
                 f"{sorted({int(fold) for fold in folds})}"
             )
     simulated = not config.data.path
+    # A private step draws its batch as a share of the cohort, which is never more than all of it.
+    min_records = 0 if config.privacy.enabled else config.finetune.batch_size
     hospitals = partition_patients(
         dataset,
         train,
@@ -84,12 +89,23 @@ def _open(config: ExperimentConfig) -> Federation:
         seed=config.run.seed,
         min_patients=config.federation.min_patients,
         min_classes=config.federation.min_classes,
-        # A private step draws its batch as a share of the cohort, which is never more than all of it.
-        min_records=0 if config.privacy.enabled else config.finetune.batch_size,
+        min_records=min_records,
+        column=config.federation.column,
     )
+    most, members = config.federation.max_patients, config.federation.members
+    if most:
+        hospitals = limit_patients(dataset, hospitals, most=most, seed=config.run.seed, min_records=min_records)
+    # Last, so that a hospital holds the same records whoever else takes part.
+    hospitals = [hospitals[number] for number in sorted(members)] if members else hospitals
+    hospitals = [_pooled(hospitals)] if config.federation.pooled else hospitals
     _check_names(hospitals)
     warnings = _check_privacy(config, dataset, hospitals) if config.privacy.enabled else ()
     return Federation(dataset, hospitals, unlabelled, several, warnings)
+
+
+def _pooled(hospitals: list[Hospital]) -> Hospital:
+    parts = ([getattr(hospital, part) for hospital in hospitals] for part in ("train", "test"))
+    return Hospital(POOLED, *(np.sort(np.concatenate(rows)) for rows in parts))
 
 
 def _dataset(config: ExperimentConfig) -> EcgDataset:
@@ -115,7 +131,7 @@ def _check_names(hospitals: list[Hospital]) -> None:
     for hospital in hospitals:
         if not all(letter.isalnum() or letter in " -_." for letter in hospital.name):
             raise ConfigError(
-                f"the site column names a site {hospital.name.removeprefix('site-')!r}, which cannot name a folder; "
+                f"a site would be called {hospital.name!r} after its column of the set, which cannot name a folder; "
                 "use letters, digits, spaces, dots, - and _ there"
             )
 

@@ -42,6 +42,9 @@ MOST_REPLICATES = 1000
 
 BUILT_IN_COHORTS = ("wide",)
 
+_OF_THE_UPDATE = {"precision", "strategy", "proximal_mu"}
+"""What a hospital has to know of a coordinator's ``[federation]``."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -166,7 +169,7 @@ def own_config(config: ExperimentConfig, site: SiteFile) -> ExperimentConfig:
             "synthetic": config.synthetic.model_copy(update=synthetic),
             "pretrain": config.pretrain.model_copy(update=pretrain),
             "privacy": config.privacy.model_copy(update=privacy),
-            "federation": FederationSettings(precision=config.federation.precision),
+            "federation": FederationSettings(**config.federation.model_dump(include=_OF_THE_UPDATE)),
             "run": run,
         }
     )

@@ -215,7 +215,7 @@ class PrivateWork:
         }
         if self.terms.counts != "withheld":
             numbers["expected_batch"] = plan.expected_batch
-        if task.round_number == task.rounds and (tighter := prv_epsilon(mechanisms, plan.delta)) is not None:
+        if task.is_last and (tighter := prv_epsilon(mechanisms, plan.delta)) is not None:
             numbers["epsilon_prv"] = tighter
         return numbers
 

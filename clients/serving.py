@@ -6,15 +6,15 @@ import contextlib
 import os
 import socket as sockets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.coordinator_checks import host_and_port, is_loopback
+from clients.coordinator_checks import fault_seen_from_here, host_and_port, is_loopback
 from clients.system_units import node_config
 from clients.vault_client import VaultError, health
 from core.errors import ConfigError, DataError
-from core.processes import program
+from core.processes import flower_environment
 from core.supervising import Program, only_one, stopped_by_signals, supervise
 
 if TYPE_CHECKING:
@@ -82,16 +82,16 @@ def programs_of(state: Path, site: SiteFile, socket: Path, port: int) -> list[Pr
     node = Program(
         NODE,
         [
-            *(program("flower-supernode"), "--superlink", site.coordinator.address),
+            *(sys.executable, "-P", "-m", "clients.supernode", "--superlink", site.coordinator.address),
             *(["--insecure"] if site.coordinator.insecure else secured),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--node-config", node_config(site, socket)),
         ],
         state / "logs" / "supernode.log",
-        _flower_environment(state),
+        {**flower_environment(state / "flwr"), "PYTHONUNBUFFERED": "1"},
         folder=state / "flwr",
         events=_EVENTS,
-        explain=lambda tail: _explained(tail, state),
+        explain=lambda tail: _explained(tail, state, site),
     )
     return [vault, node]
 
@@ -121,28 +121,19 @@ def _answers(socket: Path) -> bool:
     return True
 
 
-def _flower_environment(state: Path) -> Mapping[str, str]:
-    return {
-        "FLWR_HOME": str(state / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "PYTHONUNBUFFERED": "1",
-        # The SuperNode looks for its helpers there.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-    }
-
-
 def _free_port() -> int:
     with contextlib.closing(sockets.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _explained(tail: str, state: Path) -> str:
+def _explained(tail: str, state: Path, site: SiteFile) -> str:
     """Return a sentence for what a SuperNode says in many lines before it ends; empty: it is not known."""
     for sign, sentence in _SIGNS.items():
         if sign in tail:
-            return sentence.format(state=state)
+            # Flower says that it failed; which certificate or clock is to blame, only a look of one's own tells.
+            seen = fault_seen_from_here(site, state) if sign in _LOOK else ""
+            return seen or sentence.format(state=state)
     return ""
 
 
@@ -168,7 +159,11 @@ _SIGNS = {
     # One code for a key that is not registered, and for one whose SuperNode died without a word a moment ago.
     "Failed to activate SuperNode": _NOT_TAKEN,
     "code 2004": _NOT_TAKEN,
-    "Invalid SuperNode authentication": "the coordinator refuses this site's signature; see the clock in cardiofed-site "
-    "check {state}",
     "address already in use": "its port on 127.0.0.1 is taken; say another --port",
+    # Ended by nobody here, it was answered 401: a signature from another time, or of a key that was removed meanwhile.
+    "SuperNode terminated gracefully": "the coordinator no longer takes this site's signature, and the clocks agree: ask "
+    "whether it removed the site, and send it {state}/node.pub to be added again",
 }
+
+_LOOK = ("CERTIFICATE_VERIFY_FAILED", "SuperNode terminated gracefully")
+"""Signs of what the preflight sees more of."""

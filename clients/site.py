@@ -253,8 +253,7 @@ class Site:
         start, stop = held_out_of(source, self.config.synthetic.held_out, task.shard, task.shards)
         model, code = self._pretext(task, source)
         errors = measure_regression(model, source, start, stop, code, self.device)
-        tensors = {"sums": errors.sums} if code.targets else {}
-        return Update(tensors if errors.boundaries is None else {**tensors, "boundaries": errors.boundaries})
+        return Update(errors.tensors())
 
     def _pretext(self, task: Task, source: Source) -> tuple[nn.Module, TargetCode]:
         """Return the network of a pretraining task with what was sent, and what its outputs mean."""
@@ -339,7 +338,8 @@ class Site:
 
     def _optimizer(self) -> OptimizerSettings:
         settings = self.config.finetune
-        return OptimizerSettings(settings.optimizer, settings.weight_decay, settings.momentum)
+        pull = self.config.federation.pull
+        return OptimizerSettings(settings.optimizer, settings.weight_decay, settings.momentum, pull)
 
     def _schedule(self, steps: int, task: Task) -> Schedule:
         settings = self.config.finetune
@@ -374,6 +374,7 @@ def _require_sensible(task: Task) -> None:
     if (
         task.phase not in phases.get(task.kind, (task.phase,))
         or (trains and not 1 <= task.round_number <= task.rounds)
+        or not 0 <= task.rounds_left <= max(0, task.rounds - task.round_number + 1)
         or not 0 <= task.shard < task.shards
         or not 0 <= task.replicates <= MOST_REPLICATES
     ):

@@ -87,7 +87,7 @@ def _node(state: Path, socket: Path) -> str:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if any(wanted in word for word in words) and any(b"flower-supernode" in word for word in words):
+            if any(wanted in word for word in words) and b"clients.supernode" in words:
                 return f"running (process {folder.name})"
     if server := holder(state / SERVE_LOCK):
         return f"not running now; serve (process {server}) starts it again, and {state / 'logs' / 'supernode.log'} says why"

@@ -88,7 +88,7 @@ class Spending:
         noise = _calibrated(
             self._bounds(histories, task.campaign),
             sampling_rate=rate,
-            steps=steps * (task.rounds - task.round_number + 1),
+            steps=steps * (task.rounds_left or task.rounds - task.round_number + 1),
             # A campaign should not end with another noise than it began with.
             keep=own[-1].noise_multiplier if own and own[-1].sampling_rate == rate else None,
         )

@@ -91,10 +91,7 @@ def node_unit(state: Path, site: SiteFile) -> str:
     # Flower takes a key only together with TLS.
     secured = ["--root-certificates", "%d/ca.crt", "--auth-supernode-private-key", "%d/node.key"]
     tls = ["--insecure"] if site.coordinator.insecure else secured
-    command = _command(
-        Path(sys.executable).with_name("flower-supernode"),
-        *("--superlink", site.coordinator.address),
-    )
+    command = _command(sys.executable, "-P", "-m", "clients.supernode", "--superlink", site.coordinator.address)
     rest = " ".join([*tls, "--node-config", _quoted(node_config(site, SOCKET))])
     named = {"node.key": state / "node.key", "ca.crt": Path(site.coordinator.certificates)}
     credentials = "\n".join(f"LoadCredential={name}:{_path(path, quote=False)}" for name, path in named.items())
@@ -120,7 +117,7 @@ TimeoutStopSec=30
 KillMode=control-group
 StateDirectory=cardiofed-node
 Environment=FLWR_HOME=%S/cardiofed-node HOME=%S/cardiofed-node
-Environment=FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+Environment=FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
 Environment={_quoted(f"PATH={programs}:/usr/local/bin:/usr/bin:/bin")}
 {credentials}
 # What a coordinator ships runs here: it finds no record, even where permissions are lax.

@@ -49,7 +49,6 @@ def serve_vault(state: Path, socket: Path, ready: Callable[[], object] | None = 
     log = logging.getLogger("cardiofed.vault")
     # First: torch takes seconds to import, which a mistake in site.toml need not wait for.
     load_site(state)
-    load_site(state)
     # Two vaults would compute on one device, and drop each other's answers.
     with only_one(state / LOCK, "stop that vault first"), _logging(state):
         import torch

@@ -91,7 +91,7 @@ class ExperimentConfig(Settings):
         return self
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), without: Sequence[str] = ()) -> ExperimentConfig:
     """Read an experiment from a TOML file.
 
     Parameters
@@ -101,13 +101,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     overrides
         ``section.key=value`` strings (``--set``), applied before anything is checked; a value is read as
         TOML, or else taken as a bare string.
+    without
+        Sections of the file that are somebody else's.
 
     Raises
     ------
     ConfigError
         Names the file and the setting, and the mend.
     """
-    nested = _read_toml(Path(path))
+    nested = {name: section for name, section in _read_toml(Path(path)).items() if name not in without}
     blame = f"{path}: "
     if overrides:
         file_alone = _problem(nested)
@@ -127,7 +129,9 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
 
 
 # What names, places or draws a run, and leaves every number as it is.
-_WITHOUT_EFFECT = ("run.name", "run.out", "run.folder", "run.engine", "run.device", "run.examples")
+_WITHOUT_EFFECT = (
+    *("run.name", "run.out", "run.folder", "run.engine", "run.device", "run.examples", "run.predictions"),
+)
 
 
 def config_hash(config: ExperimentConfig) -> str:
@@ -175,23 +179,30 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
             f"pretrain.targets {written(pretrain.targets)} asks for the mask, which a set on disk does not hold; "
             "take it out of pretrain.targets or leave synthetic.path empty"
         )
-    smallest_shard = config.synthetic.size // federation.sites
+    smallest_shard = config.synthetic.size // federation.participants
     generates = pretrain.enabled and not pretrain.from_run and not config.synthetic.path
     if generates and pretrain.batch_size > smallest_shard:
         found.append(
             f"pretrain.batch_size {pretrain.batch_size} is more than the {smallest_shard} synthetic records "
-            f"of a site (synthetic.size {config.synthetic.size} over {federation.sites} sites); "
+            f"of a site (synthetic.size {config.synthetic.size} over {federation.participants} sites); "
             "raise synthetic.size or lower pretrain.batch_size"
         )
-    if federation.min_sites > federation.sites:
+    if federation.min_sites > federation.participants:
+        of = "the number of federation.members" if federation.members else "federation.sites"
         found.append(
-            f"federation.min_sites {federation.min_sites} is more than federation.sites {federation.sites}; "
-            f"lower federation.min_sites to {federation.sites} or less"
+            f"federation.min_sites {federation.min_sites} is more than {of} {federation.participants}; "
+            f"lower federation.min_sites to {federation.participants} or less"
         )
-    if federation.partition == "site-column" and not data.path:
+    if max(federation.members, default=0) >= federation.sites:
         found.append(
-            'federation.partition is "site-column" though data.path is empty; '
-            "set data.path to an imported set that has a site column"
+            f"federation.members {written(federation.members)} names site {max(federation.members)} though "
+            f"federation.sites is {federation.sites}; name sites from 0 to {federation.sites - 1}"
+        )
+    if federation.partition in ("size", "site-column", "column") and not data.path:
+        having = {"site-column": " that has a site column", "column": f" that has a {federation.column} column"}
+        found.append(
+            f"federation.partition is {written(federation.partition)} though data.path is empty; "
+            f"set data.path to an imported set{having.get(federation.partition, '')}"
         )
     return found
 

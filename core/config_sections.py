@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Target = Literal["hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t", "mask"]
+Target = Literal["hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t", "mask", "class"]
 Release = Literal["clear", "noised", "withheld"]
 
 RELEASES = ("evaluation", "counts", "loss")
@@ -27,6 +27,7 @@ _Unique = (BeforeValidator(_without_repeats), BeforeValidator(tuple_from_list))
 Folds = Annotated[tuple[Fold, ...], Field(min_length=1), *_Unique]
 Targets = Annotated[tuple[Target, ...], Field(min_length=1), *_Unique]
 Names = Annotated[tuple[str, ...], Field(min_length=1), *_Unique]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], *_Unique]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -91,6 +92,11 @@ class SyntheticSettings(Settings):
         default=("all",),
         description="What the hearts may have: names that `cardiofed synth preview` shows, or all.",
     )
+    occurrence: Literal["even", "ptbxl"] = Field(
+        default="even",
+        description="How common they are: each as often as the others and at every severity (even), or superclasses and "
+        "morphologies as often, and as often together, as in PTB-XL (ptbxl), which teaches classes better.",
+    )
     path: str = Field(
         default="",
         description="Folder of a synthetic set that every site holds, in place of the recipe; relative to the current "
@@ -117,7 +123,8 @@ class PretrainSettings(Settings):
     targets: Targets = Field(
         default=("hr", "pr", "qrs", "qt"),
         description="What is predicted: heart rate (hr, in bpm), the pr, qrs, qt and qtc intervals (in ms), the QRS axis, "
-        "ST level (st) and T amplitude (t) of each lead, and where P, QRS and T are (mask).",
+        "ST level (st) and T amplitude (t) of each lead, where P, QRS and T are (mask), and the five superclasses of the "
+        "simulated findings (class), whose outputs then become the head that fine-tuning starts from.",
     )
     rounds: PositiveCount = Field(default=4, description="Federated rounds for each backbone.")
     local_epochs: PositiveCount = Field(default=1, description="Passes over a site's shard in each round.")
@@ -157,6 +164,13 @@ class FinetuneSettings(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum, for sgd only.")
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description="How the step size runs over all rounds: falling to 0, or unchanged."
+    )
+    averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Weight of the earlier rounds in a moving average of the rounds' models, which is then what is measured "
+        "and handed over; costs no privacy. 0: the last model.",
     )
 
 
@@ -210,17 +224,72 @@ class FederationSettings(Settings):
     """``[federation]``: the sites, and how a campaign holds them together."""
 
     sites: PositiveCount = Field(default=4, description="Number of hospitals.")
-    partition: Literal["dirichlet", "iid", "site-column"] = Field(
+    partition: Literal["dirichlet", "iid", "size", "site-column", "column"] = Field(
         default="dirichlet",
-        description="How patients are spread over the sites: by label skew, evenly, or by the set's own site column.",
+        description="How patients are spread over the sites: by label skew, evenly, at random in unequal numbers, by the "
+        "set's own site column, or by federation.column. The simulated hospitals have their own patients.",
     )
-    alpha: Positive = Field(default=0.5, description="Concentration of the Dirichlet skew; smaller is more unequal.")
+    column: str = Field(
+        default="device",
+        min_length=1,
+        description="For partition column: which column of the records table, such as device, age or sex; numbers are cut "
+        "at their quantiles, of names the most frequent are the sites.",
+    )
+    alpha: Positive = Field(
+        default=0.5,
+        description="Concentration of the Dirichlet skew, smaller is more unequal; for partition size the exponent of the "
+        "power law of the sites' sizes, larger is more unequal.",
+    )
+    members: Numbers = Field(
+        default=(),
+        description="Simulated sites, by number from 0, that alone take part, with the records that they have among all; "
+        "empty: all.",
+    )
+    pooled: bool = Field(
+        default=False,
+        description="Whether the simulated sites' records are put together into one site, as if they might leave: what a "
+        "federation is compared with.",
+    )
+    max_patients: Count = Field(
+        default=0,
+        description="Most training patients of a simulated site, drawn by run.seed, the fewer among the more; test "
+        "patients stay; 0: all.",
+    )
     min_sites: PositiveCount = Field(default=1, description="Fewest sites that must answer for a round to count.")
-    min_patients: PositiveCount = Field(default=4, description="Fewest training patients a simulated site may have.")
+    min_patients: PositiveCount = Field(
+        default=4, description="Fewest training patients a simulated site may have, before federation.max_patients."
+    )
     min_classes: Annotated[int, Field(ge=1, le=5)] = Field(
         default=2, description="Fewest of the five classes among a site's training records."
     )
-    strategy: Literal["fedavg"] = Field(default="fedavg", description="How updates are combined into one model.")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Share of the sites that is asked in each round, drawn by run.seed, never fewer than min_sites; the end "
+        "is measured at all. Noise is set for the rounds that a site is drawn for; not being drawn hides nobody.",
+    )
+    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg"] = Field(
+        default="fedavg",
+        description="How a round of fine-tuning becomes one model, by Flower's strategies; pretraining, whose records are "
+        "alike everywhere, is averaged. The two last weigh sites alike.",
+    )
+    proximal_mu: NotNegative = Field(
+        default=0.01, description="For fedprox: pull of each step towards the model that the round began with."
+    )
+    server_learning_rate: NotNegative = Field(
+        default=0.0,
+        description="For fedavgm, fedadam and fedyogi: step size of the coordinator; 0: 0.01, but 1 - server_momentum for "
+        "the first.",
+    )
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="For fedavgm, fedadam and fedyogi: momentum of the coordinator (beta 1)."
+    )
+    server_adaptivity: Positive = Field(
+        default=0.001, description="For fedadam and fedyogi: tau, the least that a change is divided by."
+    )
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.2,
+        description="For fedtrimmedavg: share of the sites, rounded down, whose values are left out at either end.",
+    )
     round_minutes: NotNegative = Field(
         default=0.0,
         description="Time after which a round goes on without the sites that have not answered, if min_sites have; "
@@ -234,11 +303,26 @@ class FederationSettings(Settings):
         description="How long a campaign waits for sites to come back while fewer than min_sites are there; "
         "then it stops and can be resumed.",
     )
+    resend_minutes: NotNegative = Field(
+        default=10.0,
+        description="Time after which a partner site is asked again where no answer came, which may have been lost on its "
+        "way; then after twice that, and so on. Its vault answers twice and computes once. 0: never.",
+    )
     precision: Literal["float32", "float16"] = Field(
         default="float32",
         description="How trained tensors travel. float16 halves the bytes and rounds each value to 11 bits: by 2^-11 of "
         "it at most, or 2^-25 where it is below 2^-14. Noise is added before, so that privacy is the same.",
     )
+
+    @property
+    def participants(self) -> int:
+        """Number of sites that take part."""
+        return 1 if self.pooled else len(self.members) or self.sites
+
+    @property
+    def pull(self) -> float:
+        """Strength of the proximal term at the sites; 0: none."""
+        return self.proximal_mu if self.strategy == "fedprox" else 0.0
 
 
 class RunSettings(Settings):
@@ -271,3 +355,8 @@ class RunSettings(Settings):
     threads: Annotated[int, Field(ge=0, le=4096)] = Field(default=0, description="CPU threads of torch; 0: all cores.")
     bootstrap: Count = Field(default=200, description="Patient bootstrap replicates for intervals; 0: no intervals.")
     examples: Count = Field(default=4, description="Example ECGs in the report.")
+    predictions: bool = Field(
+        default=False,
+        description="Whether a simulation writes the final model's scores of the test records of all sites, with their "
+        "labels and patients, to predictions.npz, by which runs are compared patient by patient.",
+    )

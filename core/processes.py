@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+
+FLOWER_HOME = "FLWR_HOME"
+"""Variable by which Flower's programs know their folder."""
+
+_PR_SET_PDEATHSIG = 1
+# Loaded here: between fork and exec is no time for it.
+_LIBC = ctypes.CDLL(None)
 
 KILL_SECONDS = 5.0
 """In which a process that was killed is gone."""
@@ -31,6 +39,30 @@ def program(name: str) -> str:
     if found is None:
         raise ConfigError(f"the command {name} is missing; install cardiofed with its dependencies again")
     return found
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return the variables under which Flower's programs run, beside those of this process.
+
+    Parameters
+    ----------
+    home : Path
+        Flower's own folder, nobody else's.
+    """
+    return {
+        FLOWER_HOME: str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        # It looks once a second for a message that waits to be carried, and each message waits for that.
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # It looks for its helpers there.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def die_with_parent() -> None:
+    """Have Linux end this process when the one that started it is gone, even where that was killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_group(process: subprocess.Popen[Any], patience: float = 10.0) -> None:

@@ -7,7 +7,6 @@ whatever they started ends with them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -22,14 +21,12 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import ConfigError, DataError
-from core.processes import end_group, end_processes_with
+from core.processes import die_with_parent, end_group, end_processes_with
 
 LOG_BYTES, LOG_FILES = 5 * 2**20, 5
 
 MARK, PROGRAM_MARK = "CARDIOFED_SERVE", "CARDIOFED_SERVED_PROGRAM"
 """Variables by which everything that the programs, or one of them, started is known, even in a session of its own."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ class _Running:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise ConfigError(
@@ -320,11 +317,3 @@ def stopped_by_signals() -> Iterator[threading.Event]:
     finally:
         for sign, handler in old.items():
             signal.signal(sign, handler)
-
-
-def _die_with_parent() -> None:
-    """Be told to end when the supervisor is gone, even where that was killed."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-_LIBC = ctypes.CDLL(None)

@@ -110,6 +110,9 @@ class Task:
         ``shared``, or the one target that a backbone is pretrained on.
     round_number, rounds : int
         Counted from 1.
+    rounds_left : int
+        In how many rounds of the phase the site will be asked, this one among them; 0: in all that are left. Noise is set
+        for so many, and the budget holds whatever comes.
     shard, shards : int
         The site's place among all sites, which decides its part of the shared synthetic set.
     replicates : int
@@ -125,6 +128,7 @@ class Task:
     backbone: str = ""
     round_number: int = 0
     rounds: int = 0
+    rounds_left: int = 0
     shard: int = 0
     shards: int = 1
     replicates: int = 0
@@ -135,6 +139,11 @@ class Task:
     def settings(self) -> dict[str, Value]:
         """Return everything but the kind and the tensors, flat."""
         return {name: getattr(self, name) for name in _SETTINGS}
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the site is asked in no later round of the phase."""
+        return self.rounds_left == 1 or self.round_number == self.rounds
 
     @classmethod
     def of(cls, kind: str, settings: dict[str, Value], tensors: Tensors) -> Task:
@@ -151,6 +160,8 @@ class Task:
                 "install the release of cardiofed that the federation uses"
             )
         try:
+            # Coordinators before fractions of sites do not say it; older sites pass over it, and set noise for all rounds.
+            settings = {"rounds_left": 0, **settings}
             values = {name: settings[name] for name in _SETTINGS}
             for name, value in values.items():
                 if type(value) is not _SETTINGS[name]:
@@ -166,6 +177,7 @@ _SETTINGS: dict[str, type] = {
     "backbone": str,
     "round_number": int,
     "rounds": int,
+    "rounds_left": int,
     "shard": int,
     "shards": int,
     "replicates": int,

@@ -39,9 +39,6 @@ class Federation(Protocol):
         A name that was never met is waited for like a site that lost its connection.
         """
 
-    def aggregate(self, round_number: int, updates: dict[str, Update]) -> Tensors:
-        """Combine updates into one set of tensors, in a fixed order."""
-
 
 def without_misfits(answers: Answers, sent: Tensors) -> Answers:
     """Leave out the sites whose trained tensors cannot be averaged with the others.

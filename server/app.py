@@ -47,8 +47,7 @@ def main(grid: Grid, context: Context) -> None:
             pacing = Pacing.of(config.federation)
             federation = FlowerFederation(
                 grid,
-                config.federation.sites,
-                config.federation.strategy,
+                config.federation.participants,
                 max(pacing.grace_seconds, MEETING_SECONDS),
                 pacing=pacing,
                 note=observer.note,

@@ -21,15 +21,19 @@ from core.errors import FederationError
 from core.evaluation import auroc, macro
 from core.learning.regression import pretext_model
 from core.learning.targets import regression_targets, unit_of
-from core.learning.transfer import backbone_tensors, set_trainable
+from core.learning.transfer import set_trainable, transferred_tensors
 from core.models.registry import create_model
 from core.models.saved import ModelCard, save_model
 from core.models.tensors import all_tensors, at_precision, load_tensors
 from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
+from server.aggregation import ServerModel, average, combine
 from server.answers import Answers, Federation, mean_loss, without_misfits
+from server.averaging import averaged, joined, parted
 from server.handshake import check_alike, check_releases, recorded_sites, settled_sites, synthetic_set
+from server.participation import drawn_sites
 from server.pretrained import backbone_names, reusable_backbones
 from server.results import (
+    class_results,
     classification_results,
     model_results,
     pretext_line,
@@ -127,16 +131,18 @@ class Campaign:
         targets = settings.targets if backbone == "shared" else (backbone,)
         units = {target: unit_of(target, self.config.data.normalisation) for target in regression_targets(targets)}
         model = pretext_model(self.config.model.name, targets, self._rate, self.config.run.seed)
-        tensors, first = self._take_up("pretrain", backbone, all_tensors(model))
-        sites = len(self._descriptions)
-        self.observer.phase(f"pretrain {backbone}", 2 * sites * settings.rounds, 2 * sites * (first - 1))
+        tensors, _, first = self._take_up("pretrain", backbone, all_tensors(model))
+        draws = self._draws("pretrain", backbone, settings.rounds)
+        expected = [2 * len(asked) for asked in draws]
+        self.observer.phase(f"pretrain {backbone}", sum(expected), sum(expected[: first - 1]))
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.PRETRAIN, self._name, "pretrain", backbone, number, settings.rounds)
-            answers = self._train(replace(request, tensors=tensors))
-            tensors = self.federation.aggregate(number, answers.updates)
+            asked = draws[number - 1 :]
+            answers = self._train(replace(request, tensors=tensors), asked)
+            tensors = average(answers.updates)
             evaluation = replace(request, kind=TaskKind.EVALUATE, tensors=tensors)
-            measured = self._ask(self._tasks(evaluation), "pretrain", number).updates
+            measured = self._ask(self._tasks(evaluation, asked), "pretrain", number).updates
             self._close_round(
                 Checkpoint("pretrain", backbone, number, tensors),
                 answers,
@@ -165,7 +171,8 @@ class Campaign:
             backbone = self.config.transfer.target if self._per_target else "shared"
             tensors = self.folder.load_tensors(f"backbones/{backbone}")
             assert tensors is not None
-            load_tensors(model, backbone_tensors(tensors))
+            targets = (backbone,) if self._per_target else self.config.pretrain.targets
+            load_tensors(model, transferred_tensors(tensors, targets))
         set_trainable(model, self.config.transfer.trainable)
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         tensors = all_tensors(model)
@@ -182,21 +189,28 @@ class Campaign:
 
     def _finetune(self, trained: Tensors) -> Tensors:
         settings = self.config.finetune
-        trained, first = self._take_up("finetune", "classifier", trained)
-        sites = len(self._descriptions)
-        answers_a_round = sites * (1 + self._measures_rounds)
-        self.observer.phase("fine-tune", answers_a_round * settings.rounds, answers_a_round * (first - 1))
+        carried, moments, first = self._take_up("finetune", "classifier", trained)
+        trained, mean = parted(carried)
+        draws = self._draws("finetune", "classifier", settings.rounds)
+        expected = [len(asked) * (1 + self._measures_rounds) for asked in draws]
+        self.observer.phase("fine-tune", sum(expected), sum(expected[: first - 1]))
         for number in range(first, settings.rounds + 1):
             began = time.monotonic()
             request = Task(TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name)
-            answers = self._train(replace(request, tensors=trained))
-            trained = self.federation.aggregate(number, answers.updates)
+            asked = draws[number - 1 :]
+            answers = self._train(replace(request, tensors=trained), asked)
+            before = ServerModel(at_precision(at_precision(trained, self._precision), "float32"), moments)
+            after = combine(self.config.federation, number, before, answers.updates)
+            trained, moments = after.tensors, after.moments
+            mean = averaged(mean, trained, number, settings.averaging)
             areas = np.full(len(SUPERCLASSES), np.nan)
             if self._measures_rounds:
-                measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=trained))
+                measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=mean), asked)
                 areas = auroc(_pooled(measured.updates)) if measured.updates else areas
             self._close_round(
-                Checkpoint("finetune", "classifier", number, trained),
+                Checkpoint(
+                    "finetune", "classifier", number, joined(trained, mean) if settings.averaging else trained, moments
+                ),
                 answers,
                 settings.rounds,
                 time.monotonic() - began,
@@ -205,11 +219,11 @@ class Campaign:
                 auroc={name: _number(area) for name, area in zip(SUPERCLASSES, areas, strict=True)},
                 **_privacy_of(answers),
             )
-        return trained
+        return mean
 
-    def _evaluate(self, task: Task) -> Answers:
+    def _evaluate(self, task: Task, draws: list[list[str]] | None = None) -> Answers:
         """Ask for score histograms; a site may keep them to itself, and no minimum of sites is asked for."""
-        return self._ask(self._tasks(task), "evaluate", task.round_number, at_least=0)
+        return self._ask(self._tasks(task, draws), "evaluate", task.round_number, at_least=0)
 
     def _finish(self, trained: Tensors, transfer_seconds: float) -> dict[str, Any]:
         began = time.monotonic()
@@ -243,6 +257,7 @@ class Campaign:
         results = {
             "regression": regression_results(lines),
             "segmentation": segmentation_results(lines),
+            "classes": class_results(lines),
             "classification": classification_results(measured.updates),
             "sites": site_results(self._descriptions, measured, own),
             "privacy": privacy_results(self.config.privacy.enabled, lines, measured.updates),
@@ -280,22 +295,34 @@ class Campaign:
         self.folder.save_checkpoint(checkpoint)
         self.observer.round_finished(line)
 
-    def _take_up(self, phase: str, backbone: str, fresh: Tensors) -> tuple[Tensors, int]:
-        """Return the tensors and the round to go on from."""
+    def _take_up(self, phase: str, backbone: str, fresh: Tensors) -> tuple[Tensors, Tensors, int]:
+        """Return the tensors, the strategy's state and the round to go on from."""
         checkpoint = self.folder.load_checkpoint()
-        last, tensors = 0, fresh
+        last, tensors, moments = 0, fresh, Tensors()
         if checkpoint is not None and (checkpoint.phase, checkpoint.backbone) == (phase, backbone):
-            last, tensors = checkpoint.round_number, checkpoint.tensors
+            last, tensors, moments = checkpoint.round_number, checkpoint.tensors, checkpoint.moments
         lines = self.folder.metrics()
         kept = [x for x in lines if (x["phase"], x["backbone"]) != (phase, backbone) or x["round"] <= last]
         # Always, since a line torn by a crash would swallow the next one.
         self.folder.keep_metrics(kept)
-        return tensors, last + 1
+        return tensors, moments, last + 1
 
-    def _train(self, task: Task) -> Answers:
+    def _draws(self, phase: str, backbone: str, rounds: int) -> list[list[str]]:
+        """Return the sites that are asked in each round."""
+        federation = self.config.federation
+        return drawn_sites(
+            list(self._descriptions),
+            fraction=federation.fraction,
+            least=federation.min_sites,
+            rounds=rounds,
+            seed=self.config.run.seed,
+            phase=f"{phase}/{backbone}",
+        )
+
+    def _train(self, task: Task, draws: list[list[str]]) -> Answers:
         """Ask for a round of training; tensors travel at the settings' precision and are averaged at float32."""
         sent = at_precision(task.tensors, self._precision)
-        answers = self._ask(self._tasks(replace(task, tensors=sent)), task.phase, task.round_number, sent=sent)
+        answers = self._ask(self._tasks(replace(task, tensors=sent), draws), task.phase, task.round_number, sent=sent)
         updates = {
             site: replace(update, tensors=at_precision(update.tensors, "float32"))
             for site, update in answers.updates.items()
@@ -326,10 +353,24 @@ class Campaign:
             self._send_base(lacking)
         return answers
 
-    def _tasks(self, task: Task) -> dict[str, Task]:
-        """Return the task for each site; a site keeps its part of the synthetic set throughout."""
+    def _tasks(self, task: Task, draws: list[list[str]] | None = None) -> dict[str, Task]:
+        """Return the task for each site; a site keeps its part of the synthetic set throughout.
+
+        Work on records has no part of it: who takes part may differ at a resume of the first round, and a question that is
+        not the same to the last word would be paid for again.
+
+        Parameters
+        ----------
+        draws : list of list of str, optional
+            The sites of this round and of those that follow; by default all.
+        """
         names = list(self._descriptions)
-        return {name: replace(task, shard=place, shards=len(names)) for place, name in enumerate(names)}
+        asked = draws[0] if draws else names
+        if task.phase == "pretrain":
+            return {name: replace(task, shard=names.index(name), shards=len(names)) for name in asked}
+        if draws and task.kind == TaskKind.FINETUNE and self.config.federation.fraction < 1:
+            return {name: replace(task, rounds_left=sum(name in later for later in draws)) for name in asked}
+        return dict.fromkeys(asked, task)
 
     def _create(self, outputs: int) -> Any:
         return create_model(self.config.model.name, outputs=outputs, rate=self._rate, seed=self.config.run.seed)

@@ -171,6 +171,11 @@ def open_home(path: Path) -> Home:
     return Home(home, tuple(told.hosts), told.port, **files)
 
 
+def expiry(home: Home) -> tuple[datetime, Path]:
+    """Return when the first of the certificates that sites see ends, and its file."""
+    return min((read_certificate(path).not_valid_after_utc, path) for path in (home.certificate, home.ca))
+
+
 def check_validity(home: Home) -> str:
     """Return until when the server's certificate is valid, as a date.
 

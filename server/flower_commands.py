@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -21,25 +20,16 @@ from typing import Any, TextIO
 import tomli_w
 
 from core.errors import FederationError
-from core.processes import end_group, end_processes_with, program
+from core.processes import FLOWER_HOME, end_group, end_processes_with, flower_environment, program
 
 START_SECONDS = 60.0
 COMMAND_SECONDS = 180.0
-HOME = "FLWR_HOME"
-"""Variable that names a Flower home, by which all processes of one are found."""
 _PACKAGES = ("core", "clients", "server")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a Flower command: a home of its own, nothing sent to anybody."""
-    return {
-        **os.environ,
-        HOME: str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        **more,
-    }
+    return {**os.environ, **flower_environment(home), **more}
 
 
 def write_connection(home: Path, name: str, address: str, certificates: Path | None) -> None:
@@ -146,7 +136,7 @@ def nothing_left(home: Path) -> Iterator[None]:
 
 def end_processes_of(home: Path) -> None:
     """End what a SuperLink of this home started in sessions of their own: it outlives it and would work on."""
-    end_processes_with(HOME, str(home))
+    end_processes_with(FLOWER_HOME, str(home))
 
 
 def free_port() -> int:

@@ -12,6 +12,7 @@ from core.classification_summary import summarise
 from core.config import ExperimentConfig
 from core.ecg.labels import SUPERCLASSES
 from core.evaluation import auroc, macro, pool, summarise_regression
+from core.learning.class_target import summarise_classes
 from core.learning.segmentation import summarise_boundaries
 from core.models.registry import count_parameters
 from core.noised_evaluation import noised_auroc, rebinned, summarise_noised
@@ -37,6 +38,8 @@ def pretext_line(measured: dict[str, Update], units: dict[str, str]) -> dict[str
                 line[key][target] = row[key]
     if all("boundaries" in part for part in tensors):
         line["segmentation"] = summarise_boundaries(np.sum([part["boundaries"] for part in tensors], axis=0))
+    if all("classes" in part for part in tensors):
+        line["classes"] = summarise_classes(np.asarray([part["classes"] for part in tensors], np.float64).sum(axis=0))
     return line
 
 
@@ -55,6 +58,12 @@ def segmentation_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return how well each backbone's segmentation head found P, QRS and T after its last round."""
     last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
     return {backbone: line["segmentation"] for backbone, line in last.items() if "segmentation" in line}
+
+
+def class_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how well each backbone told the classes of unseen simulated patients apart after its last round."""
+    last = {line["backbone"]: line for line in lines if line["phase"] == "pretrain"}
+    return {backbone: line["classes"] for backbone, line in last.items() if "classes" in line}
 
 
 def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:

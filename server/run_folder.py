@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
@@ -39,12 +39,15 @@ class Checkpoint:
         The last finished round, counted from 1.
     tensors : dict of str to ndarray
         The aggregated tensors after that round.
+    moments : dict of str to ndarray
+        What the strategy remembers of the rounds so far; empty for one that remembers nothing.
     """
 
     phase: str
     backbone: str
     round_number: int
     tensors: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -199,7 +202,8 @@ class RunFolder:
         partial, final = self.path / "checkpoint.partial", self.path / "checkpoint"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        save_file({k: np.ascontiguousarray(v) for k, v in checkpoint.tensors.items()}, partial / "tensors.safetensors")
+        for part, tensors in (("tensors", checkpoint.tensors), ("moments", checkpoint.moments)):
+            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial / f"{part}.safetensors")
         state = {"phase": checkpoint.phase, "backbone": checkpoint.backbone, "round": checkpoint.round_number}
         (partial / "state.json").write_text(json.dumps(state))
         name = f"checkpoint-{checkpoint.phase}-{checkpoint.backbone}-{checkpoint.round_number}"
@@ -222,7 +226,9 @@ class RunFolder:
         try:
             state = json.loads((folder / "state.json").read_text())
             tensors = load_file(folder / "tensors.safetensors")
-            return Checkpoint(state["phase"], state["backbone"], state["round"], tensors)
+            remembered = folder / "moments.safetensors"
+            moments = load_file(remembered) if remembered.is_file() else {}
+            return Checkpoint(state["phase"], state["backbone"], state["round"], tensors, moments)
         except Exception as error:
             raise DataError(f"{folder} cannot be read ({error}); delete it to start the run again") from None
 

@@ -1,7 +1,8 @@
-"""The Flower side of a campaign: tasks out, updates in, and Flower's own strategies to combine them.
+"""The Flower side of a campaign: tasks out, updates in.
 
 Sites come and go. Flower reports a message whose node went away as lost; the same task is then sent again when the site is
-back, under another node perhaps, and the site's own process answers what it has done already from its cache.
+back, under another node perhaps, and the site's own process answers what it has done already from its cache. A reply that a
+SuperNode failed to send it drops without a word: so a question without an answer is sent again after a while as well.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
 
 from core.config_sections import FederationSettings
 from core.errors import FederationError
-from core.tasks import REASONS, Reason, Task, TaskKind, Tensors, Update
+from core.messages import PACKED, MessageError, pack, unpack
+from core.tasks import REASONS, Reason, Task, TaskKind, Update
 from server.answers import Answers
+from server.pulling import Puller
 
 SHORTEST_POLL, LONGEST_POLL = 0.05, 0.2
+SLOWEST_POLL, POLL_SHARE = 2.0, 1e-3
+"""Who has waited for hours may look a little later: by a thousandth of the time that passed."""
 LOOK_SECONDS = 1.0
 """Between two looks at which nodes are connected."""
 ASK_AGAIN_SECONDS = 30.0
@@ -49,19 +53,35 @@ class Pacing:
         For a site that is away.
     wait_seconds : float
         For sites to come back while fewer than ``least`` are there.
+    resend_seconds : float
+        After which a question without an answer is sent again to a registered site, then twice that, and so on; 0: never.
     """
 
     least: int = 1
     round_seconds: float = 0.0
     grace_seconds: float = 120.0
     wait_seconds: float = 0.0
+    resend_seconds: float = 0.0
 
     @classmethod
     def of(cls, settings: FederationSettings) -> Pacing:
         """Return what the settings say."""
         return cls(
-            settings.min_sites, 60 * settings.round_minutes, 60 * settings.grace_minutes, 60 * settings.wait_minutes
+            settings.min_sites,
+            60 * settings.round_minutes,
+            60 * settings.grace_minutes,
+            60 * settings.wait_minutes,
+            60 * settings.resend_minutes,
         )
+
+
+@dataclass(frozen=True)
+class _Sendings:
+    """How often a task was sent: because it was lost, and because no answer came since, and when it was sent last."""
+
+    times: int = 0
+    repeats: int = 0
+    last: float = 0.0
 
 
 class FlowerFederation:
@@ -75,8 +95,6 @@ class FlowerFederation:
     grid : Grid
     expected : int
         Nodes to wait for before the first question.
-    strategy : str
-        Name under ``federation.strategy``.
     patience : float
         Seconds to wait for the nodes to connect; those that did by then take part.
     pacing : Pacing
@@ -90,7 +108,6 @@ class FlowerFederation:
         self,
         grid: Grid,
         expected: int,
-        strategy: str = "fedavg",
         patience: float = 120.0,
         *,
         pacing: Pacing | None = None,
@@ -98,8 +115,11 @@ class FlowerFederation:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._grid, self._strategy = grid, _STRATEGIES[strategy]()
+        self._grid = grid
         self._pacing, self._note, self._clock, self._sleep = pacing or Pacing(), note, clock, sleep
+        self._puller = Puller(grid.pull_messages)
+        self._registered: set[str] = set()
+        """Sites known by the name of their key: those of a deployment, whose own process keeps its answers."""
         self._nodes: dict[str, int] = {}
         self._away: dict[str, float] = {}
         """Site -> since when."""
@@ -120,7 +140,8 @@ class FlowerFederation:
         began, poll = self._clock(), SHORTEST_POLL
         updates: dict[str, Update] = {}
         left_out: dict[str, str] = {}
-        waiting, sendings, under_way = dict(tasks), dict.fromkeys(tasks, 0), dict[str, str]()
+        waiting, under_way = dict(tasks), dict[str, str]()
+        sendings = {site: _Sendings() for site in tasks}
         self._looked = -np.inf
         while waiting:
             self._look(set(waiting))
@@ -128,9 +149,9 @@ class FlowerFederation:
             closed = []
             for reply in self._pull(under_way):
                 site = under_way.pop(reply.metadata.reply_to_message_id, "")
-                if site not in waiting:
+                if site not in waiting or site in closed:
                     continue
-                if _is_lost(reply) and sendings[site] < MOST_SENDINGS:
+                if _is_lost(reply) and (sendings[site].times < MOST_SENDINGS or site in under_way.values()):
                     self._looked = -np.inf
                     continue
                 update = None if reply.has_error() else _update(reply)
@@ -145,19 +166,11 @@ class FlowerFederation:
             for site in closed:
                 del waiting[site]
                 answered(site)
-            poll = SHORTEST_POLL if closed else min(LONGEST_POLL, 1.2 * poll)
+            longest = min(SLOWEST_POLL, max(LONGEST_POLL, POLL_SHARE * (self._clock() - began)))
+            poll = SHORTEST_POLL if closed else min(longest, 1.2 * poll)
             if waiting and not closed:
                 self._sleep(poll)
         return Answers(dict(sorted(updates.items())), dict(sorted(left_out.items())))
-
-    def aggregate(self, round_number: int, updates: dict[str, Update]) -> Tensors:
-        """Combine updates by the strategy, in the order of the sites' names."""
-        replies = [_as_reply(self._nodes[site], updates[site]) for site in sorted(updates)]
-        arrays, _ = self._strategy.aggregate_train(round_number, replies)
-        if arrays is None:
-            raise FederationError("no update could be combined; see the sites' logs")
-        dtypes = {name: values.dtype for name, values in next(iter(updates.values())).tensors.items()}
-        return {name: array.numpy().astype(dtypes[name]) for name, array in arrays.items()}
 
     def _meet(self, expected: int, patience: float) -> None:
         """Wait for the nodes and learn their sites' names."""
@@ -169,6 +182,7 @@ class FlowerFederation:
             self._sleep(SHORTEST_POLL)
         # A node without a registered name goes by its number until it has said who it is: no campaign, and so nothing spent.
         unnamed = {str(node): node for node, name in online.items() if not name}
+        self._registered = {name for name in online.values() if name}
         self._nodes = {name: node for node, name in online.items() if name} | unnamed
         answers = self.ask(dict.fromkeys(unnamed, Task(TaskKind.DESCRIBE, "")), lambda site: None)
         named = {update.texts.get("name", ""): unnamed[number] for number, update in answers.updates.items()}
@@ -193,6 +207,7 @@ class FlowerFederation:
         self._looked = now
         online = self._online()
         by_name = {name: node for node, name in online.items() if name}
+        self._registered |= set(by_name)
         for name, node in by_name.items():
             if name in self._nodes or name in asked:
                 self._nodes[name] = node
@@ -216,6 +231,7 @@ class FlowerFederation:
                 self._strangers[node] = now
                 for identity in self._grid.push_messages([_message(node, Task(TaskKind.DESCRIBE, ""))]):
                     self._introductions[identity] = node
+        # Unregistered nodes alone are introduced: of a simulation, whose replies are whole.
         for reply in list(self._grid.pull_messages(list(self._introductions))) if self._introductions else []:
             node = self._introductions.pop(reply.metadata.reply_to_message_id, 0)
             name = _name_in(reply)
@@ -231,19 +247,31 @@ class FlowerFederation:
             self._strangers[node] = np.inf
             self._note(f"{name} connected after the campaign had begun and takes no part in it")
 
-    def _send(self, waiting: dict[str, Task], sendings: dict[str, int], under_way: dict[str, str]) -> None:
-        """Send what is not under way to the sites that are there."""
-        sites = [site for site in waiting if site not in under_way.values() and site not in self._away]
-        if not sites:
+    def _send(self, waiting: dict[str, Task], sendings: dict[str, _Sendings], under_way: dict[str, str]) -> None:
+        """Send what is not under way, or may have been lost without a word, to the sites that are there."""
+        now, there = self._clock(), [site for site in waiting if site not in self._away]
+        fresh = [site for site in there if site not in under_way.values()]
+        overdue = [site for site in there if site not in fresh and self._is_overdue(site, sendings[site], now)]
+        if not fresh + overdue:
             return
-        for site in sites:
-            sendings[site] += 1
+        for site in fresh:
+            sendings[site] = _Sendings(sendings[site].times + 1, 0, now)
+        for site in overdue:
+            sendings[site] = _Sendings(sendings[site].times, sendings[site].repeats + 1, now)
+        sites = fresh + overdue
         identities = self._grid.push_messages([_message(self._nodes[site], waiting[site]) for site in sites])
         # Flower returns none for a node that was removed between the look and the sending.
         under_way |= {identity: site for identity, site in zip(identities, sites, strict=True) if identity}
 
+    def _is_overdue(self, site: str, sent: _Sendings, now: float) -> bool:
+        wait = self._pacing.resend_seconds * 2**sent.repeats
+        return site in self._registered and 0 < wait <= now - sent.last
+
     def _pull(self, under_way: dict[str, str]) -> list[Message]:
-        return list(self._grid.pull_messages(list(under_way))) if under_way else []
+        if not under_way:
+            return []
+        # A grid that computes in this process does so in the calling thread.
+        return self._puller(under_way) if self._registered else list(self._grid.pull_messages(list(under_way)))
 
     def _given_up(self, waiting: list[str], updates: int, began: float) -> list[str]:
         """Return the sites that are not waited for any longer."""
@@ -262,18 +290,11 @@ class FlowerFederation:
         return gone
 
 
-_STRATEGIES: dict[str, Callable[[], Strategy]] = {"fedavg": FedAvg}
-
-
 def _message(node: int, task: Task) -> Message:
     content = RecordDict({"task": ConfigRecord(dict(task.settings()))})
     if task.tensors:
-        content["tensors"] = _array_record(task.tensors)
+        content["tensors"] = ArrayRecord({PACKED: Array(pack(task.tensors))})
     return Message(content, dst_node_id=node, message_type=str(task.kind))
-
-
-def _array_record(tensors: Tensors) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.ascontiguousarray(values)) for name, values in tensors.items()})
 
 
 def _update(reply: Message) -> Update | None:
@@ -284,12 +305,12 @@ def _update(reply: Message) -> Update | None:
         numbers = {name: value for name, value in content.metric_records["metrics"].items()}
         weight = float(numbers.pop("num-examples"))  # type: ignore[arg-type]
         return Update(
-            {name: array.numpy() for name, array in tensors.items()} if tensors is not None else {},
+            unpack(tensors[PACKED].numpy()) if tensors is not None else {},
             {name: float(value) for name, value in numbers.items()},  # type: ignore[arg-type]
             {name: str(value) for name, value in content.config_records["texts"].items()},
             weight,
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, MessageError):
         return None
 
 
@@ -297,14 +318,6 @@ def _name_in(reply: Message) -> str:
     """Return the name in the answer to a description, or "" where there is none."""
     update = None if reply.has_error() else _update(reply)
     return update.texts.get("name", "") if update else ""
-
-
-def _as_reply(node: int, update: Update) -> Message:
-    """Return an update as the reply that Flower's strategies expect: one array and one metric record."""
-    content = RecordDict(
-        {"tensors": _array_record(update.tensors), "metrics": MetricRecord({"num-examples": update.weight})}
-    )
-    return Message(content, dst_node_id=node, message_type=str(TaskKind.FINETUNE))
 
 
 def _is_lost(reply: Message) -> bool:

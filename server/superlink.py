@@ -6,12 +6,15 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from core.errors import ConfigError, FederationError
 from core.processes import program
 from core.supervising import Program, only_one, supervise
-from server.coordinator import CONNECTION, Home, check_validity
+from server.coordinator import CONNECTION, Home, check_validity, expiry
 from server.flower_commands import (
     end_processes_of,
     environment,
@@ -23,6 +26,12 @@ from server.flower_commands import (
 
 _HERE = "127.0.0.1"
 _UP = "up.json"
+
+SOON = timedelta(days=30)
+"""Before a certificate's end from which on the coordinator is told."""
+
+LOOK_SECONDS = 10.0
+"""Between two looks at the calendar."""
 
 
 def superlink_command(home: Home, port: int) -> list[str]:
@@ -71,9 +80,37 @@ def serve_superlink(home: Home, host: str, port: int, say: Callable[[str], objec
         )
         door = Program("door", gate_command(home, host, port, behind), logs / "door.log")
         try:
-            supervise([link, door], str(home.path), stop, say)
+            with _watched_certificate(home, say):
+                supervise([link, door], str(home.path), stop, say)
         finally:
             (home.path / _UP).unlink(missing_ok=True)
+
+
+@contextmanager
+def _watched_certificate(home: Home, say: Callable[[str], object]) -> Iterator[None]:
+    """Say once that a certificate expires soon, and once that it has: sites that are connected notice later."""
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(*expiry(home), home, say, over), name="certificate", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _watch(ends: datetime, path: Path, home: Home, say: Callable[[str], object], over: threading.Event) -> None:
+    # What the door read when it started: a file that is renewed meanwhile is shown after the next start only.
+    mend = f"renew it (cardiofed-server renew {home.path} where it was made here) and start the server again"
+    while datetime.now(UTC) < ends - SOON:
+        if over.wait(LOOK_SECONDS):
+            return
+    if datetime.now(UTC) < ends:
+        say(f"{path} expires on {ends:%Y-%m-%d}, and no site can connect after that; {mend}")
+    while datetime.now(UTC) < ends:
+        if over.wait(LOOK_SECONDS):
+            return
+    say(f"{path} expired on {ends:%Y-%m-%d}: no site can connect any more; {mend}")
 
 
 def _require_free(host: str, port: int) -> None:

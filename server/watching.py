@@ -126,6 +126,8 @@ def round_summary(line: dict[str, Any]) -> str:
     if line.get("segmentation"):
         found = (edges["onset"]["sensitivity"] for edges in line["segmentation"].values())
         parts.append(f"P, QRS, T found {' '.join(numbers.fixed(share, 2) for share in found)}")
+    if line.get("classes"):
+        parts.append(f"simulated classes {numbers.fixed(line['classes']['macro']['auroc'], 3)}")
     if line.get("macro_auroc") is not None:
         parts.append(f"macro AUROC {line['macro_auroc']:.3f}")
     if line.get("epsilon"):

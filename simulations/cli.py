@@ -9,6 +9,7 @@ import typer
 
 from core import console
 from simulations import audit_cli, data_cli, privacy_cli, synth_cli
+from simulations.studies import paper_cli, study_cli
 
 if TYPE_CHECKING:
     from core.config import ExperimentConfig
@@ -27,6 +28,10 @@ app.add_typer(data_cli.app, name="data")
 app.add_typer(synth_cli.app, name="synth")
 app.add_typer(privacy_cli.app, name="privacy")
 app.command()(audit_cli.audit)
+app.command()(study_cli.compare)
+app.command("privacy-curve")(study_cli.privacy_curve)
+app.command("low-data")(study_cli.low_data)
+app.command()(paper_cli.paper)
 
 
 @app.command()
@@ -119,15 +124,43 @@ def _carry_out(config: ExperimentConfig, folder: RunFolder) -> None:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a study's folder.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for the comparison of several runs.", show_default=False),
+    ] = None,
 ) -> None:
-    """Write the report of a run again, for instance while it is going on.
+    """Write the report of a run or a study again, or compare several runs in one.
 
-    Example: `cardiofed report runs/20260101-120000-quickstart`
+    Runs are compared patient by patient; that needs runs of one set and one split, made with
+    `--set run.predictions=true`.
+
+    Examples:
+
+    `cardiofed report runs/20260101-120000-quickstart`
+
+    `cardiofed report runs/one runs/other --out compared`
     """
+    from core.errors import ConfigError
     from core.report.page import write_report
+    from core.report.study_page import write_study_report
 
-    typer.echo(f"report: {write_report(run)}")
+    if len(runs) > 1:
+        if out is None:
+            raise ConfigError("several runs are compared in a new folder; name it with --out")
+        from simulations.studies.merging import merge_runs
+
+        summary = merge_runs(runs, out)
+        for line in study_cli.lines_of(summary):
+            typer.echo(line)
+        typer.echo(f"report: {write_study_report(out)}")
+        return
+    if out is not None:
+        raise ConfigError("--out is for the comparison of several runs; the report of one stands in its folder")
+    write = write_study_report if (runs[0] / "study.json").is_file() else write_report
+    typer.echo(f"report: {write(runs[0])}")
 
 
 @app.command()

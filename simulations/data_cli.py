@@ -153,15 +153,25 @@ def merge(
     a: Annotated[Path, typer.Argument(help="First set; its records win.", show_default=False)],
     b: Annotated[Path, typer.Argument(help="Second set.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    site_a: Annotated[
+        str | None, typer.Option(help="Site of all records of A; by default their own.", show_default=False)
+    ] = None,
+    site_b: Annotated[
+        str | None, typer.Option(help="Site of all records of B; by default their own.", show_default=False)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Join two sets of one rate, length and preprocessing; a record in both is taken from A.
 
     Example: `cardiofed data merge sets/a sets/b sets/all`
+
+    One hospital a set, for federation.partition = "site-column":
+    `cardiofed data merge sets/ptbxl sets/sph sets/two --site-a ptbxl --site-b sph`, and then a third:
+    `cardiofed data merge sets/two sets/ludb sets/three --site-b ludb`
     """
     from core.ecg.importing import merge as merge_sets
 
-    report = merge_sets(a, b, out, overwrite=overwrite)
+    report = merge_sets(a, b, out, site_a=site_a, site_b=site_b, overwrite=overwrite)
     typer.echo(
         f"{report.path}: {report.records} records{_unlabelled(report.unlabelled)}; "
         f"{report.duplicates} of {b} were in {a} already and were taken from there"

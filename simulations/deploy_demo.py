@@ -112,7 +112,7 @@ class Demo:
     def kill_all_of(self, name: str, folder: Path) -> None:
         """End with -9 a command and every process that was started for its folder, as a failing machine would."""
         self.processes.pop(name).kill()
-        for pid in _processes_naming(f"{folder}/"):
+        for pid in processes_naming(f"{folder}/"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -124,7 +124,7 @@ class Demo:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(30)
         self.processes.clear()
-        for pid in _processes_naming(f"{self.out}/"):
+        for pid in processes_naming(f"{self.out}/"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -152,7 +152,7 @@ def demonstrate(out: Path, records: Path | None, say: Callable[[str], object] = 
     """
     demo = Demo(out, say, free_port())
     try:
-        _make_records(demo, records)
+        make_records(demo, records)
         _begin_serving(demo)
         run = _campaign(demo)
     finally:
@@ -161,7 +161,7 @@ def demonstrate(out: Path, records: Path | None, say: Callable[[str], object] = 
     return run
 
 
-def _make_records(demo: Demo, records: Path | None) -> None:
+def make_records(demo: Demo, records: Path | None) -> None:
     """Give each hospital a third of the patients."""
     demo.out.mkdir(parents=True)
     if records is None:
@@ -209,7 +209,7 @@ def _campaign(demo: Demo) -> Path:
     _serve(demo, "east")
     wait("a round of fine-tuning", lambda: _rounds(run, "finetune") >= 1)
     demo.say("kill -9 of the SuperLink")
-    for pid in _processes_naming("flower-superlink", str(demo.home)):
+    for pid in processes_naming("flower-superlink", str(demo.home)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait("the campaign to be interrupted", lambda: _standing(run) in ("interrupted", "failed"))
@@ -318,7 +318,7 @@ def wait(what: str, holds: Callable[[], bool]) -> None:
     raise DemoError(f"waited {STEP_SECONDS:.0f} s for {what}")
 
 
-def _processes_naming(*words: str) -> Iterator[int]:
+def processes_naming(*words: str) -> Iterator[int]:
     """Give the living processes whose command lines hold all these words."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

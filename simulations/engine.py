@@ -156,12 +156,12 @@ def run_loopback(config: ExperimentConfig, folder: RunFolder, observer: Observer
     grid = LoopbackGrid(
         client_app,
         config.to_run_config(),
-        config.federation.sites,
+        config.federation.participants,
         lambda number: str(choose_device(config.run.device, number)),
     )
     try:
         with _stop_on_interrupt():
-            federation = FlowerFederation(grid, config.federation.sites, config.federation.strategy)
+            federation = FlowerFederation(grid, config.federation.participants)
             return Campaign(config, federation, folder, observer).run()
     except BaseException:
         stopping.set()

@@ -71,7 +71,7 @@ def _federation(config: ExperimentConfig) -> str:
     gpus = torch.cuda.device_count() if config.run.device != "cpu" and torch.cuda.is_available() else 0
     cpus = config.run.threads or os.cpu_count() or 1
     return (
-        f"num-supernodes={config.federation.sites} client-resources-num-cpus={cpus} "
+        f"num-supernodes={config.federation.participants} client-resources-num-cpus={cpus} "
         f"client-resources-num-gpus={1.0 if gpus else 0.0}"
     )
 

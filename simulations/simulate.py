@@ -34,15 +34,7 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
     ConfigError, DataError
         For data or settings that cannot work; nothing is written then.
     """
-    # Absolute paths, so that the run can be resumed from anywhere.
-    paths = {
-        "data.path": config.data.path,
-        "pretrain.from_run": config.pretrain.from_run,
-        "run.state": config.run.state,
-    }
-    absolute = {key: str(Path(path).resolve()) for key, path in paths.items() if path}
-    absolute |= absolute_paths(config.synthetic)
-    config = with_overrides(config, [f"{key}={path}" for key, path in absolute.items()])
+    config = with_absolute_paths(config)
     federation = check(config)
     folder = RunFolder.create(config)
     info, dataset = federation.dataset.info, federation.dataset
@@ -63,6 +55,18 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
     return folder, config
 
 
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with absolute paths, so that its run can be resumed from anywhere."""
+    paths = {
+        "data.path": config.data.path,
+        "pretrain.from_run": config.pretrain.from_run,
+        "run.state": config.run.state,
+    }
+    absolute = {key: str(Path(path).resolve()) for key, path in paths.items() if path}
+    absolute |= absolute_paths(config.synthetic)
+    return with_overrides(config, [f"{key}={path}" for key, path in absolute.items()])
+
+
 def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federation:
     """Check everything that can be checked before the first step, and return the records with their hospitals.
 
@@ -76,7 +80,7 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
     ConfigError, DataError
         For data or settings that cannot work.
     """
-    for number in range(config.federation.sites):
+    for number in range(config.federation.participants):
         choose_device(config.run.device, number)
     federation = open_federation(config)
     if config.pretrain.from_run:
@@ -95,7 +99,7 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
 def _check_pretraining(config: ExperimentConfig, info: DatasetInfo) -> None:
     """Refuse a synthetic set that cannot be opened, is too small, or does not know a target."""
     source = open_source(config.synthetic, info)
-    sites, batch = config.federation.sites, config.pretrain.batch_size
+    sites, batch = config.federation.participants, config.pretrain.batch_size
     smallest = shard_of(source, 0, sites)[1]
     if smallest < batch:
         raise ConfigError(
@@ -123,6 +127,7 @@ def _carry_out(config: ExperimentConfig, folder: RunFolder, observer: Observer) 
         engine = _engine(config.run.engine)
         engine(config, folder, observer)
         write_examples(config, folder)
+        write_predictions(config, folder)
     except KeyboardInterrupt:
         folder.finish("interrupted")
         raise
@@ -173,6 +178,31 @@ def write_examples(config: ExperimentConfig, folder: RunFolder) -> None:
         sites=np.array([federation.hospitals[number].name for number in sites[chosen]], dtype=str),
         rate=examples.info.rate,
         units="mV" if millivolt else "z",
+    )
+
+
+def write_predictions(config: ExperimentConfig, folder: RunFolder) -> None:
+    """Write the final model's logits of the test records of all sites to ``predictions.npz``, where the config asks for it.
+
+    All sites of the partition, whoever took part: what the arms of a comparison share. As for the examples, only a
+    simulation can do this.
+    """
+    if not config.run.predictions:
+        return
+    federation = open_federation(with_overrides(config, ["federation.members=[]", "federation.pooled=false"]))
+    rows = np.concatenate([hospital.test for hospital in federation.hospitals])
+    sites = np.repeat([h.name for h in federation.hospitals], [len(h.test) for h in federation.hospitals])
+    order = np.argsort(rows)
+    dataset = federation.dataset.select(rows[order])
+    model, card = load_model(folder.path)
+    logits = predict(model, len(dataset), classification_fetch(dataset, card.normalisation), torch.device("cpu"))
+    np.savez_compressed(
+        folder.path / "predictions.npz",
+        logits=logits.astype(np.float32),
+        labels=dataset.labels.astype(np.uint8),
+        records=dataset.records["record"].to_numpy(dtype=str),
+        patients=dataset.records["patient"].to_numpy(dtype=str),
+        sites=sites[order],
     )
 
 

@@ -209,16 +209,22 @@ def measure_intervals(
     return measured
 
 
-def _measure(trace: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
-    found = delineate(trace, rate)
+def steady_intervals(found: Delineation, rate: float) -> NDArray[np.float64]:
+    """Return the intervals of a delineation as :meth:`Delineation.intervals` does, the heart rate without false beats.
+
+    A false beat of the detector would shift the rate of a whole record: distances of beats that differ from their median by
+    more than 30 % are left out, as artefacts are before the variability of RR is computed.
+    """
     intervals = found.intervals(rate)
     gaps = np.diff(found.beats)
     if len(gaps):
-        # A false beat of the detector would shift the rate of a whole record: intervals that differ from their median by
-        # more than 30 % are left out, as artefacts are before the variability of RR is computed.
         median = np.median(gaps)
         intervals[0] = 60.0 * rate / gaps[np.abs(gaps - median) <= 0.3 * median].mean()
     return intervals
+
+
+def _measure(trace: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
+    return steady_intervals(delineate(trace, rate), rate)
 
 
 def _by_beat(peaks: NDArray[np.float64], points: dict[str, NDArray[Any]]) -> Delineation:

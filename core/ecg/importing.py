@@ -172,8 +172,24 @@ def import_source(
     )
 
 
-def merge(a: str | Path, b: str | Path, out: str | Path, *, overwrite: bool = False) -> MergeReport:
+def merge(
+    a: str | Path,
+    b: str | Path,
+    out: str | Path,
+    *,
+    site_a: str | None = None,
+    site_b: str | None = None,
+    overwrite: bool = False,
+) -> MergeReport:
     """Write the records of A, then those of B whose ids are not in A, as one set.
+
+    Parameters
+    ----------
+    a, b, out : str or Path
+        Folders of sets.
+    site_a, site_b : str, optional
+        Site of every record of A, and of B; by default each keeps its own. So several sets become one hospital each.
+    overwrite : bool
 
     Raises
     ------
@@ -185,7 +201,11 @@ def merge(a: str | Path, b: str | Path, out: str | Path, *, overwrite: bool = Fa
     _require_alike(first.info, second.info, a, b)
     fresh = np.flatnonzero(~second.records["record"].isin(first.records["record"]).to_numpy())
     added = second.select(fresh)
-    records = pd.concat([first.records, added.records], ignore_index=True)
+    tables = [
+        table if site is None else table.assign(site=site)
+        for table, site in ((first.records, site_a), (added.records, site_b))
+    ]
+    records = pd.concat(tables, ignore_index=True)
     sources = dict.fromkeys([*first.info.source.split("+"), *second.info.source.split("+")])
     info = replace(first.info, name=target.name, source="+".join(sources))
 

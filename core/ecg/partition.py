@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import SUPERCLASSES
@@ -41,6 +42,7 @@ def partition_patients(
     min_patients: int,
     min_classes: int,
     min_records: int = 0,
+    column: str = "site",
 ) -> list[Hospital]:
     """Spread the patients of a set over hospitals.
 
@@ -51,13 +53,18 @@ def partition_patients(
     kind : str
         ``dirichlet``: label skew; each class is split over the sites by a Dirichlet(alpha) draw, one draw for training and
         test patients, so that a site is tested on its own mix (Hsu, Qi and Brown, 2019). ``iid``: evenly at random.
+        ``size``: at random too, sites of unequal size: the share of site *i*, from 1, goes as *i* to the power of -alpha.
         ``site-column``: by the set's own ``site`` column, the ``sites`` largest of them; a patient of several sites
-        goes to the one with most of the patient's records, records of no named site are left out.
+        goes to the one with most of the patient's records, records of no named site are left out. ``column``: the same by
+        ``column``; one of more different numbers than sites is cut at its quantiles over the training patients, each
+        patient at the median of the patient's records.
     seed : int
         The same seed gives the same hospitals.
     min_patients, min_classes, min_records : int
         What every site's training part must have; ``min_records`` is the size of a mini-batch. A Dirichlet draw that
         fails is drawn again, up to 300 times.
+    column : str
+        Of the records table, for ``column``.
 
     Raises
     ------
@@ -77,28 +84,59 @@ def partition_patients(
             f"federation.sites = {sites} with at least {min_patients} training patients each asks for more than the "
             f"{len(train_patients)} there are; lower federation.sites or federation.min_patients"
         )
-    if kind == "site-column":
-        hospitals = _by_column(dataset, train, test, sites)
-        _require(hospitals, dataset, min_patients, min_classes, min_records)
+    unequal = "lower" if kind == "size" else "raise"
+    if kind in ("site-column", "column"):
+        hospitals = _by_column(dataset, "site" if kind == "site-column" else column, train, test, sites)
+        _require(hospitals, dataset, min_patients, min_classes, min_records, unequal)
         return hospitals
     rng = np.random.default_rng([seed, sites])
     problem: ConfigError | None = None
     for _ in range(ATTEMPTS if kind == "dirichlet" else 1):
         classes = _class_of_patients(dataset, np.concatenate([train, test]), rng)
-        shares = (
-            rng.dirichlet(np.full(sites, alpha), size=len(SUPERCLASSES))
-            if kind == "dirichlet"
-            else np.full((len(SUPERCLASSES), sites), 1 / sites)
-        )
+        if kind == "size":
+            shares, classes = _power_law(sites, alpha)[None], dict.fromkeys(classes, 0)
+        elif kind == "dirichlet":
+            shares = rng.dirichlet(np.full(sites, alpha), size=len(SUPERCLASSES))
+        else:
+            shares = np.full((len(SUPERCLASSES), sites), 1 / sites)
         hospitals = _by_shares(patients, classes, shares, train, test, rng)
         try:
-            _require(hospitals, dataset, min_patients, min_classes, min_records)
+            _require(hospitals, dataset, min_patients, min_classes, min_records, unequal)
         except ConfigError as error:
             problem = error
             continue
         return hospitals
     assert problem is not None
     raise problem
+
+
+def limit_patients(
+    dataset: EcgDataset, hospitals: list[Hospital], *, most: int, seed: int, min_records: int = 0
+) -> list[Hospital]:
+    """Return the hospitals with at most so many training patients each; test records stay as they are.
+
+    A hospital's patients are put in an order once, of which the first ``most`` are kept: whoever is among 25 is among 50.
+
+    Raises
+    ------
+    ConfigError
+        When a hospital is left with fewer than ``min_records`` training records.
+    """
+    patients = dataset.records["patient"].to_numpy()
+    limited = []
+    for number, hospital in enumerate(hospitals):
+        # A seed of (a, b, 0) is that of (a, b) in numpy, which drew the partition; hence from 1.
+        order = np.random.default_rng([seed, len(hospitals), number + 1]).permutation(
+            np.unique(patients[hospital.train])
+        )
+        kept = hospital.train[np.isin(patients[hospital.train], order[:most])]
+        if len(kept) < min_records:
+            raise ConfigError(
+                f"finetune.batch_size = {min_records} is larger than what federation.max_patients = {most} leaves "
+                f"{hospital.name}, {len(kept)} training records; lower the one or raise the other"
+            )
+        limited.append(replace(hospital, train=kept))
+    return limited
 
 
 def _class_of_patients(dataset: EcgDataset, rows: np.ndarray, rng: np.random.Generator) -> dict[str, int]:
@@ -136,49 +174,97 @@ def _sites(patients: np.ndarray, site_of: dict[str, int]) -> np.ndarray:
     return np.array([site_of[patient] for patient in patients], dtype=int)
 
 
-def _by_column(dataset: EcgDataset, train: np.ndarray, test: np.ndarray, sites: int) -> list[Hospital]:
-    column = _site_of_patient(dataset, np.concatenate([train, test]))
-    names, counts = np.unique(column[train], return_counts=True)
-    names, counts = names[names != ""], counts[names != ""]
-    if not len(names):
-        raise ConfigError(
-            "no training record of the set names its site; "
-            'fill in the site column, or set federation.partition = "dirichlet"'
-        )
-    if len(names) < sites:
-        raise ConfigError(
-            f"the set names {len(names)} sites with training records ({', '.join(names)}); "
-            f"lower federation.sites from {sites} to {len(names)}"
-        )
-    largest = sorted(names[np.argsort(-counts, kind="stable")][:sites])
-    return [Hospital(f"site-{name}", train[column[train] == name], test[column[test] == name]) for name in largest]
+def _power_law(sites: int, exponent: float) -> np.ndarray:
+    weights = np.arange(1, sites + 1) ** -exponent
+    return weights / weights.sum()
 
 
-def _site_of_patient(dataset: EcgDataset, rows: np.ndarray) -> np.ndarray:
-    """Return for each record of the set the site where its patient has most of the rows' records."""
-    table = dataset.records.iloc[rows][["patient", "site"]].astype(str)
-    # Of equally many, the first by name; a record without a site says nothing about its patient's.
-    visits = table[table["site"] != ""].value_counts().reset_index(name="visits")
-    visits = visits.sort_values(["visits", "site"], ascending=[False, True]).drop_duplicates("patient")
-    site_of = dict(zip(visits["patient"], visits["site"], strict=True))
-    return np.array([site_of.get(patient, "") for patient in dataset.records["patient"].astype(str)], dtype=object)
+def _by_column(dataset: EcgDataset, name: str, train: np.ndarray, test: np.ndarray, sites: int) -> list[Hospital]:
+    if name not in dataset.records:
+        raise ConfigError(
+            f"federation.column = {name!r} is no column of the set, which has {', '.join(map(str, dataset.records))}; "
+            "name one of these, or import the set again with that column"
+        )
+    column = dataset.records[name]
+    rows = np.concatenate([train, test])
+    if pd.api.types.is_numeric_dtype(column) and column.iloc[rows].nunique() > sites:
+        return _by_quantiles(dataset, name, train, test, sites)
+    values = _value_of_patient(dataset, _as_text(column), rows)
+    found, counts = np.unique(values[train], return_counts=True)
+    found, counts = found[found != ""], counts[found != ""]
+    if not len(found):
+        raise ConfigError(
+            f"no training record of the set names its {name}; "
+            f'fill in the {name} column, or set federation.partition = "dirichlet"'
+        )
+    if len(found) < sites:
+        raise ConfigError(
+            f"the set names {len(found)} {name}s with training records ({', '.join(found)}); "
+            f"lower federation.sites from {sites} to {len(found)}"
+        )
+    largest = sorted(found[np.argsort(-counts, kind="stable")][:sites])
+    return [
+        Hospital(f"{name}-{value}", train[values[train] == value], test[values[test] == value]) for value in largest
+    ]
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Return a column as text, missing values as "", and whole numbers without a fraction."""
+    shown = column.map(lambda value: f"{value:g}") if pd.api.types.is_float_dtype(column) else column.astype(str)
+    return shown.where(column.notna(), "")
+
+
+def _value_of_patient(dataset: EcgDataset, texts: pd.Series, rows: np.ndarray) -> np.ndarray:
+    """Return for each record of the set the value that most of the rows of its patient have."""
+    table = pd.DataFrame({"patient": dataset.records["patient"].astype(str), "value": texts}).iloc[rows]
+    # Of equally many, the first by name; a record without a value says nothing about its patient's.
+    visits = table[table["value"] != ""].value_counts().reset_index(name="visits")
+    visits = visits.sort_values(["visits", "value"], ascending=[False, True]).drop_duplicates("patient")
+    value_of = dict(zip(visits["patient"], visits["value"], strict=True))
+    return np.array([value_of.get(patient, "") for patient in dataset.records["patient"].astype(str)], dtype=object)
+
+
+def _by_quantiles(dataset: EcgDataset, name: str, train: np.ndarray, test: np.ndarray, sites: int) -> list[Hospital]:
+    table = dataset.records.iloc[np.concatenate([train, test])]
+    medians = table[name].groupby(table["patient"]).median()
+    values = dataset.records["patient"].map(medians).to_numpy(dtype=float)
+    learned = medians[dataset.records["patient"].iloc[train].unique()].dropna()
+    edges = np.quantile(learned, np.arange(1, sites) / sites)
+    place = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
+    hospitals = []
+    for site in range(sites):
+        parts = [rows[place[rows] == site] for rows in (train, test)]
+        if not len(parts[0]):
+            raise ConfigError(
+                f"the {name}s of the set cannot be cut in {sites} parts: too many patients have the same; "
+                "lower federation.sites"
+            )
+        among = values[np.concatenate(parts)]
+        hospitals.append(Hospital(f"{name}-{among.min():g}-to-{among.max():g}", *parts))
+    return hospitals
 
 
 def _require(
-    hospitals: list[Hospital], dataset: EcgDataset, min_patients: int, min_classes: int, min_records: int
+    hospitals: list[Hospital],
+    dataset: EcgDataset,
+    min_patients: int,
+    min_classes: int,
+    min_records: int,
+    unequal: str,
 ) -> None:
+    """Refuse hospitals that are too small; ``unequal`` is what to do with alpha for more even ones."""
     patients, labels = dataset.records["patient"].to_numpy(), dataset.labels
     for hospital in hospitals:
         count = len(np.unique(patients[hospital.train]))
         if not count:
             raise ConfigError(
                 f"{hospital.name} has no training record; "
-                "raise federation.alpha, lower federation.sites, or choose another run.seed"
+                f"{unequal} federation.alpha, lower federation.sites, or choose another run.seed"
             )
         if count < min_patients:
             raise ConfigError(
                 f"{hospital.name} has {count} training patients, fewer than federation.min_patients = {min_patients}; "
-                "raise federation.alpha, lower federation.sites, or lower federation.min_patients"
+                f"{unequal} federation.alpha, lower federation.sites, or lower federation.min_patients"
             )
         if len(hospital.train) < min_records:
             raise ConfigError(
@@ -189,5 +275,5 @@ def _require(
         if present < min_classes:
             raise ConfigError(
                 f"{hospital.name} has training records of {present} of the five classes, fewer than "
-                f"federation.min_classes = {min_classes}; raise federation.alpha or lower federation.min_classes"
+                f"federation.min_classes = {min_classes}; {unequal} federation.alpha or lower federation.min_classes"
             )

@@ -20,17 +20,44 @@ from core.privacy.sampling import NOBODY, Units, poisson_draws
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Which optimizer: ``adamw`` or ``sgd``; momentum is SGD's alone."""
+    """How the parameters move.
+
+    Attributes
+    ----------
+    name : str
+        ``adamw`` or ``sgd``.
+    weight_decay : float
+    momentum : float
+        SGD's alone.
+    pull : float
+        Weight of FedProx's term, ``pull / 2 * |w - w0|^2`` with ``w0`` as the task began (Li et al., MLSys 2020). Its
+        gradient joins that of the loss after clipping and noise: it looks at no record, and needs neither.
+    """
 
     name: str
     weight_decay: float
     momentum: float
+    pull: float = 0.0
 
     def build(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-        """Return the optimizer over the parameters that train."""
+        """Return the optimizer over the parameters that train, which are as the task began."""
+        optimizer: torch.optim.Optimizer
         if self.name == "adamw":
-            return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=self.weight_decay)
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
+            optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        if self.pull:
+            beginning = [parameter.detach().clone() for parameter in parameters]
+
+            def pull_back(*_: object) -> None:
+                for parameter, start in zip(parameters, beginning, strict=True):
+                    if parameter.grad is not None:
+                        parameter.grad.add_(parameter.detach() - start, alpha=self.pull)
+
+            optimizer.register_step_pre_hook(pull_back)
+        return optimizer
 
 
 def bce_loss(outputs: Tensor, truth: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, FederationError
 from core.evaluation import regression_sums
+from core.learning.class_target import BINS, class_histograms, class_loss
 from core.learning.normalisation import normalise_tensor
 from core.learning.segmentation import (
     EDGES,
@@ -26,6 +28,7 @@ from core.learning.segmentation import (
 )
 from core.learning.targets import (
     AMPLITUDES,
+    CLASS,
     MASK,
     MEASURED,
     TargetCode,
@@ -38,13 +41,16 @@ from core.learning.targets import (
 )
 from core.learning.training import LossSum, PlainStepper, Schedule, train
 from core.models.registry import create_model
-from core.synthetic.source import Records, Source, draw, rate_of, scale_of, shard_of
+from core.synthetic.source import Records, Source, draw, knows_classes, rate_of, scale_of, shard_of
 from core.synthetic.stream import stream
 from core.synthetic.truth import MEASURES
 
 MASK_WEIGHT = 1.0
 """Of the mask's cross-entropy beside the error of one standardised target: it counts as one target more. Untrained, both
 are about 1: 1.39 is the cross-entropy of four equal chances, 0.8 the mean absolute value of a standard normal variable."""
+
+CLASS_WEIGHT = 4.0
+"""Of the cross-entropy of the classes: what the classifier begins with is worth more than one measure."""
 
 SCALE_RECORDS = 512
 """Records of which the scale of amplitudes is taken where normalisation changes their unit."""
@@ -59,12 +65,15 @@ class PretextTruth:
     Attributes
     ----------
     values : Tensor of shape (b, outputs)
-        Standardised; NaN where nothing is known.
+        Standardised measures; NaN where nothing is known.
     mask : Tensor of shape (b, samples), uint8, or None
+    labels : Tensor of shape (b, 5), or None
+        0 or 1 for each superclass; NaN where nothing is known.
     """
 
     values: Tensor
     mask: Tensor | None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +86,18 @@ class PretextErrors:
         From :func:`core.evaluation.regression_sums`.
     boundaries : ndarray of shape (3, 2, 5), or None
         From :func:`core.learning.segmentation.boundary_sums`.
+    classes : ndarray of shape (5, 2, 2048), or None
+        From :func:`core.learning.class_target.class_histograms`.
     """
 
     sums: np.ndarray
     boundaries: np.ndarray | None
+    classes: np.ndarray | None = None
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return what a site sends of them, by name."""
+        named = {"sums": self.sums if len(self.sums) else None, "boundaries": self.boundaries, "classes": self.classes}
+        return {name: values for name, values in named.items() if values is not None}
 
 
 def pretext_model(name: str, targets: Iterable[str], rate: int, seed: int) -> nn.Module:
@@ -120,18 +137,24 @@ def target_code(source: Source, targets: tuple[str, ...], normalisation: str) ->
     unknown = [target for target, known in zip(of_measure, np.isfinite(mean), strict=True) if not known]
     if unknown:
         raise ConfigError(f"the synthetic set knows no {unknown[0]} of any record; take it out of pretrain.targets")
-    return TargetCode(names, MASK in targets, normalisation, mean, np.maximum(deviation, 1e-6), median)
+    if CLASS in targets and not knows_classes(source):
+        raise ConfigError("the synthetic set knows no class of any record; take it out of pretrain.targets")
+    return TargetCode(
+        names, MASK in targets, normalisation, mean, np.maximum(deviation, 1e-6), median, CLASS in targets
+    )
 
 
 def pretext_batches(records: Iterable[Records], code: TargetCode) -> Iterator[tuple[Tensor, PretextTruth]]:
     """Yield (normalised signals, truth) of each batch of a stream."""
     for signals, truth, mask in records:
         normalised, scale = normalise_tensor(signals, code.normalisation)
-        yield normalised, PretextTruth(encode(measured(truth, scale, code.targets), code), mask)
+        values = encode(measured(truth, scale, code.targets), code)
+        yield normalised, PretextTruth(values, mask, _labels(truth) if code.classes else None)
 
 
 def pretext_outputs(model: nn.Module, signals: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the standardised outputs (b, outputs), and the logits (b, 4, samples) of a model that segments."""
+    """Return the outputs (b, outputs): standardised measures, then the logits of the classes where they are learnt; and
+    the logits (b, 4, samples) of a model that segments."""
     maps = model.forward_maps(signals)  # type: ignore[operator]
     outputs = model.head(model.pool(maps[-1]))  # type: ignore[operator]
     segmenter = model.segmenter
@@ -149,7 +172,8 @@ def l1_loss(outputs: Tensor, truth: Tensor, weights: Tensor | None = None) -> Te
 
 
 def pretext_loss(outputs: tuple[Tensor, Tensor | None], truth: PretextTruth, weights: Tensor, targets: int) -> Tensor:
-    """Return each record's loss, shape (b,): the mean over the targets, among which the mask counts ``MASK_WEIGHT``.
+    """Return each record's loss, shape (b,): the mean over the targets, the mask weighing ``MASK_WEIGHT`` and the class
+    ``CLASS_WEIGHT``.
 
     Parameters
     ----------
@@ -159,15 +183,17 @@ def pretext_loss(outputs: tuple[Tensor, Tensor | None], truth: PretextTruth, wei
     weights : Tensor of shape (outputs,)
         From :attr:`core.learning.targets.TargetCode.weights`.
     targets : int
-        Of the regression head.
+        That are measured.
     """
     values, logits = outputs
-    total = (
-        targets * l1_loss(values, truth.values, weights) if targets else torch.zeros(len(values), device=values.device)
-    )
-    if logits is None or truth.mask is None:
-        return total / targets
-    return (total + MASK_WEIGHT * mask_loss(logits, truth.mask)) / (targets + MASK_WEIGHT)
+    total, weight = torch.zeros(len(values), device=values.device), 0.0
+    if targets:
+        total, weight = targets * l1_loss(values[:, : len(weights)], truth.values, weights), float(targets)
+    if logits is not None and truth.mask is not None:
+        total, weight = total + MASK_WEIGHT * mask_loss(logits, truth.mask), weight + MASK_WEIGHT
+    if truth.labels is not None:
+        total, weight = total + CLASS_WEIGHT * class_loss(_class_logits(values), truth.labels), weight + CLASS_WEIGHT
+    return total / weight
 
 
 def train_regression(
@@ -222,8 +248,9 @@ def measure_regression(
     model.eval()
     sums = np.zeros((len(code.targets), 3))
     edges = np.zeros((len(WAVES), len(EDGES), len(SUMS))) if code.mask else None
+    named = np.zeros((len(SUPERCLASSES), 2, BINS), np.float32) if code.classes else None
     if stop <= start:
-        return PretextErrors(sums, edges)
+        return PretextErrors(sums, edges, named)
     records = stream(source, start, stop, batch_size=EVALUATION_BATCH, epochs=1, seed=0, device=device, mask=code.mask)
     with closing(records), torch.inference_mode():
         for signals, truth, mask in records:
@@ -236,12 +263,22 @@ def measure_regression(
                 for guess in (decode(outputs.float().cpu().numpy(), code), code.median[None])
             )
             sums += regression_sums(errors, constant)
+            if named is not None:
+                named += class_histograms(_class_logits(outputs), _labels(truth))
             if edges is not None and logits is not None and mask is not None:
                 pairs = zip(most_probable(logits), mask.cpu().numpy(), strict=True)
                 rate, samples = rate_of(source), signals.shape[-1]
                 for found, real in pairs:
                     edges += boundary_sums(boundaries(found, rate), mask_boundaries(real), rate, 0, samples)
-    return PretextErrors(sums, edges)
+    return PretextErrors(sums, edges, named)
+
+
+def _labels(truth: Tensor) -> Tensor:
+    return truth[:, -len(SUPERCLASSES) :]
+
+
+def _class_logits(outputs: Tensor) -> Tensor:
+    return outputs[:, -len(SUPERCLASSES) :]
 
 
 def _require_finite(*outputs: Tensor | None) -> None:

@@ -9,10 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.ecg.labels import SUPERCLASSES
 from core.synthetic.truth import MEASURE_UNITS, MEASURES, ST_MEASURES, T_MEASURES
 
 MASK = "mask"
 """The target that is learnt sample by sample, see :mod:`core.learning.segmentation`."""
+
+CLASS = "class"
+"""The target that names the superclasses of the simulated findings, see :mod:`core.learning.class_target`: the last
+outputs of the head, which transfer keeps as the head of the classifier."""
 
 MEASURED: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("hr", "pr", "qrs", "qt", "qtc", "axis")},
@@ -27,13 +32,14 @@ _RELATIVE_UNITS = {"none": "mV", "lead-zscore": "lead SD", "record-robust": "rec
 
 
 def regression_targets(targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the targets of the regression head, all but the mask."""
-    return tuple(target for target in targets if target != MASK)
+    """Return the targets that are measured, all but the mask and the class."""
+    return tuple(target for target in targets if target not in (MASK, CLASS))
 
 
 def outputs_of(targets: Sequence[str]) -> int:
-    """Return the width of the regression head: one output a measure, two for the axis, none for the mask."""
-    return sum(_outputs(target) for target in regression_targets(targets))
+    """Return the width of the head: one output a measure, two for the axis, five for the class, none for the mask."""
+    classes = len(SUPERCLASSES) if CLASS in targets else 0
+    return sum(_outputs(target) for target in regression_targets(targets)) + classes
 
 
 def unit_of(target: str, normalisation: str) -> str:
@@ -52,7 +58,7 @@ class TargetCode:
     Attributes
     ----------
     targets : tuple of str
-        Of the regression head, in the order of its outputs.
+        That are measured, in the order of the head's outputs.
     mask : bool
         Whether the mask is learnt too.
     normalisation : str
@@ -61,6 +67,8 @@ class TargetCode:
         What standardises each measure; that of the axis is not used.
     median : ndarray of shape (measures,)
         The best constant guess.
+    classes : bool
+        Whether superclasses are learnt too, by five outputs behind those of the targets.
     """
 
     targets: tuple[str, ...]
@@ -69,6 +77,7 @@ class TargetCode:
     mean: np.ndarray
     deviation: np.ndarray
     median: np.ndarray
+    classes: bool = False
 
     @property
     def weights(self) -> np.ndarray:
@@ -89,7 +98,8 @@ def measured(truth: Tensor, scale: Tensor, targets: Sequence[str]) -> Tensor:
 
     Parameters
     ----------
-    truth : Tensor of shape (n, len(MEASURES))
+    truth : Tensor of shape (n, len(MEASURES) or more)
+        Measures first.
     scale : Tensor of shape (n, 12)
         Millivolt of one unit in each lead, from :func:`core.learning.normalisation.normalise_tensor`. ST levels and T
         amplitudes are divided by it: a network that is shown normalised signals can know them in no other unit.
@@ -129,7 +139,10 @@ def encode(values: Tensor, code: TargetCode) -> Tensor:
 
 
 def decode(outputs: np.ndarray, code: TargetCode) -> np.ndarray:
-    """Return measures, (n, measures), in the units of their errors, from outputs (n, outputs); the axis in degrees."""
+    """Return measures, (n, measures), in the units of their errors, from outputs (n, outputs); the axis in degrees.
+
+    Outputs behind those of the targets, which name classes, are left alone.
+    """
     parts, place, column = [outputs[:, :0].astype(np.float64)], 0, 0
     for target in code.targets:
         width, measures = _outputs(target), len(MEASURED[target])

@@ -1,16 +1,18 @@
-"""Transfer: the pretraining heads make way for a classification head, and part of the backbone may be frozen.
+"""Transfer: of the pretraining heads what names classes stays as the classifier's head, and part may be frozen.
 
 Whole modules are frozen, never single weights of a layer: Opacus needs each layer either to train or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
+from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError
+from core.learning.targets import CLASS
 
 TRAINABLE_MODES = ("all", "norms-and-head", "last-stage", "head")
 
@@ -45,9 +47,21 @@ def set_trainable(model: nn.Module, mode: str) -> None:
         module.requires_grad_(True)
 
 
-def backbone_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what transfer keeps of a pretrained model: all but its heads."""
-    return {name: values for name, values in tensors.items() if not name.startswith(HEADS)}
+def transferred_tensors(tensors: Mapping[str, np.ndarray], targets: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return what transfer keeps of a pretrained model: all but its heads, and of the head the outputs that name classes.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        Of a model from :func:`core.learning.regression.pretext_model`.
+    targets : sequence of str
+        What it was pretrained on; without the class, the classifier's head begins at random.
+    """
+    kept = {name: values for name, values in tensors.items() if not name.startswith(HEADS)}
+    if CLASS in targets:
+        # The outputs for classes stand last, whatever else the head says.
+        kept |= {name: tensors[name][-len(SUPERCLASSES) :] for name in ("head.weight", "head.bias")}
+    return kept
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, np.ndarray]:

@@ -259,7 +259,7 @@ FIELDS: Mapping[tuple[str, str, str], tuple[Field, ...]] = {
     # Shares of the size of the cohort, which sums of gradients are divided by and sites weighed by.
     **_fields(TaskKind.FINETUNE, "number", ("expected_batch", "loss_units"), *_COUNT),
     **_fields(TaskKind.FINETUNE, "weight", ("weight",), *_COUNT),
-    **_fields(_EVALUATE_SYNTHETIC, "tensor", ("sums", "boundaries"), _SYNTHETIC),
+    **_fields(_EVALUATE_SYNTHETIC, "tensor", ("sums", "boundaries", "classes"), _SYNTHETIC),
     **_fields(
         _EVALUATE,
         "tensor",

@@ -65,6 +65,7 @@ def render_html(run: RunRecord) -> str:
         ran=sections.what_ran(run),
         pretraining=pretraining_section.pretraining(run),
         segmentation=pretraining_section.segmentation(run),
+        simulated=pretraining_section.simulated_classes(run),
         intervals=intervals_section.real_intervals(run),
         classes=sections.classes(run),
         calibration=sections.calibration(run),

@@ -29,8 +29,8 @@ def pretraining(run: RunRecord) -> Table:
             ]
         )
     notes = []
-    told = run.results.get("regression") or run.results.get("segmentation")
-    if (rows or segmentation(run)["rows"]) and not told:
+    told = any(run.results.get(key) for key in ("regression", "segmentation", "classes"))
+    if (rows or segmentation(run)["rows"] or simulated_classes(run)["rows"]) and not told:
         notes.append("From the last finished round: the run ended before its evaluation.")
     notes += [sentence for unit, sentence in _RELATIVE.items() if unit in units]
     return {
@@ -65,6 +65,29 @@ def segmentation(run: RunRecord) -> Table:
         "columns": ["Boundary", "Found", "Right", "Mean abs. error (ms)", "Boundaries"],
         "rows": rows,
         "notes": [note] if rows else [],
+    }
+
+
+def simulated_classes(run: RunRecord) -> Table:
+    """How well superclasses of simulated patients are told apart by what becomes the classifier's head."""
+    told = section(run.results, "classes")
+    if not told:
+        rows = run.rounds("pretrain")
+        told = {str(row.get("backbone") or "shared"): row["classes"] for row in rows if section(row, "classes")}
+    return {
+        "columns": ["Superclass", "AUROC", "Records with it"],
+        "rows": [
+            [
+                name if backbone in ("shared", "class") else f"{name} ({backbone})",
+                numbers.fixed(section(classes, name).get("auroc"), 3),
+                numbers.count(section(classes, name).get("records")),
+            ]
+            for backbone, classes in told.items()
+            for name in classes
+        ],
+        "notes": ["Of simulated patients that were never trained on; this head is what fine-tuning starts from."]
+        if told
+        else [],
     }
 
 

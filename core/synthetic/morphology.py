@@ -8,7 +8,7 @@ the statement counts of PTB-XL (Wagner et al., Scientific Data 2020). The patter
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,6 +193,21 @@ def draw_mixture(count: int, rng: np.random.Generator, names: Sequence[str] = ("
             severity = rng.uniform(0.05, 1.0, count)
             severities[rows, picked[rows]] = severity[rows]
     return without_contradictions(severities)
+
+
+def draw_like_ptbxl(count: int, rng: np.random.Generator, names: Sequence[str] = ("all",)) -> np.ndarray:
+    """Draw severities of patients whose superclasses and morphologies are as common, and as often together, as in PTB-XL.
+
+    Parameters, result and errors are those of :func:`draw_severities`, for labels from :func:`draw_labels`.
+    """
+    return draw_severities(draw_labels(count, rng), rng, names)
+
+
+OCCURRENCES: dict[str, Callable[[int, np.random.Generator, Sequence[str]], np.ndarray]] = {
+    "even": draw_mixture,
+    "ptbxl": draw_like_ptbxl,
+}
+"""How common morphologies are in a recipe: (count, rng, names) -> severities of shape (count, len(MORPHOLOGIES))."""
 
 
 def without_contradictions(severities: np.ndarray) -> np.ndarray:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from core.config_sections import SyntheticSettings
+from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError
 from core.synthetic.cohort import Cohort, WideCohort
-from core.synthetic.morphology import MORPHOLOGIES, draw_mixture, labels_of, require_known
+from core.synthetic.morphology import MORPHOLOGIES, OCCURRENCES, draw_severities, labels_of, require_known
 from core.synthetic.simulation import Block, chunk_size, draw_records, render_records
 from core.synthetic.truth import MEASURES
 
@@ -62,6 +63,8 @@ class Recipe:
         Names from :data:`core.synthetic.morphology.MORPHOLOGIES`, or ``all``.
     band : tuple of float
         Pass band in Hz of the zero-phase filter that real records get as well.
+    occurrence : str
+        How common morphologies are, of :data:`core.synthetic.morphology.OCCURRENCES`.
     version : int
     """
 
@@ -73,6 +76,7 @@ class Recipe:
     cohort: str = "wide"
     morphologies: tuple[str, ...] = ("all",)
     band: tuple[float, float] | None = (0.5, 40.0)
+    occurrence: str = "even"
     version: int = GENERATOR_VERSION
 
     def __post_init__(self) -> None:
@@ -102,6 +106,11 @@ class Recipe:
         object.__setattr__(self, "morphologies", tuple(self.morphologies))
         object.__setattr__(self, "band", None if self.band is None else tuple(self.band))
         require_known(self.morphologies)
+        if self.occurrence not in OCCURRENCES:
+            raise ConfigError(f"unknown occurrence {self.occurrence!r}; choose one of {', '.join(OCCURRENCES)}")
+        if self.occurrence == "ptbxl":
+            # Morphologies that leave a superclass without any are refused here, not in the middle of a training.
+            draw_severities(np.eye(len(SUPERCLASSES)), np.random.default_rng(0), self.morphologies)
         if self.version != GENERATOR_VERSION:
             raise ConfigError(
                 f"the recipe asks for generator version {self.version}, this is {GENERATOR_VERSION}; "
@@ -124,6 +133,9 @@ class Recipe:
             "morphologies": sorted(require_known(self.morphologies)),
             "cohort": cohort_named(self.cohort).hash,
         }
+        # Sets that were named before the choice was there keep their names.
+        if self.occurrence == "even":
+            del fields["occurrence"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -286,7 +298,7 @@ def _draw_block(recipe: Recipe, cohort: str, block: int) -> Block:
     # The file of a cohort may have been written anew.
     del cohort
     rng = np.random.Generator(np.random.Philox(key=np.array([recipe.seed, block], dtype=np.uint64)))
-    severities = draw_mixture(BLOCK, rng, recipe.morphologies)
+    severities = OCCURRENCES[recipe.occurrence](BLOCK, rng, recipe.morphologies)
     patients = cohort_named(recipe.cohort).draw(BLOCK, rng)
     return draw_records(patients, severities, rng, seconds=recipe.seconds, noise=recipe.noise)
 
@@ -330,4 +342,5 @@ def recipe_of(settings: SyntheticSettings, rate: int) -> Recipe:
         noise=settings.noise,
         cohort=settings.cohort,
         morphologies=settings.morphologies,
+        occurrence=settings.occurrence,
     )

@@ -39,12 +39,15 @@ class SharedSet:
         What is true of every record; signals are in millivolt.
     truth : ndarray of shape (len, len(MEASURES)), float32
         Measures in the set's order, NaN where one does not exist or is not known.
+    classes : ndarray of shape (len, 5), float32
+        0 or 1 for each superclass; NaN in a record that carries none, since a healthy one carries NORM.
     size : int
         Records to train on. Those from ``size`` on are held out, and no patient is on both sides.
     """
 
     info: DatasetInfo
     truth: NDArray[np.float32]
+    classes: NDArray[np.float32]
     size: int
     _dataset: EcgDataset
 
@@ -125,7 +128,8 @@ def open_shared_set(path: str | Path, *, held_out: int = HELD_OUT) -> SharedSet:
     truth = _truth(dataset.records, folder / storage.RECORDS_FILE)
     order = _order(dataset.records)
     size = _training_size(dataset.records["patient"].to_numpy()[order], held_out, folder)
-    return SharedSet(dataset.info, truth[order], size, dataset.select(order))
+    classes = np.where(dataset.labelled[:, None], dataset.labels, np.nan).astype(np.float32)
+    return SharedSet(dataset.info, truth[order], classes[order], size, dataset.select(order))
 
 
 def _require_shareable(info: DatasetInfo, folder: Path) -> None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.config_sections import SyntheticSettings
 from core.ecg import storage
 from core.ecg.dataset import DatasetInfo
+from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
 from core.synthetic.recipe import Recipe, TargetScale, generate, recipe_of, shard_bounds, target_scale
 from core.synthetic.shared_set import SharedSet, open_shared_set
+from core.synthetic.truth import MEASURES
 
 Source = Recipe | SharedSet
 
 Records = tuple[Tensor, Tensor, Tensor | None]
-"""Signals (n, 12, samples) in mV, measures (n, 30) as :data:`core.synthetic.truth.MEASURES`, mask (n, samples) or None."""
+"""Signals (n, 12, samples) in mV, truth (n, len(TRUTH)), mask (n, samples) or None."""
+
+TRUTH = (*MEASURES, *SUPERCLASSES)
+"""Columns of the truth: NaN where a measure does not exist or nobody knows it; 0 or 1 for a class, NaN where unknown."""
 
 
 def absolute_paths(settings: SyntheticSettings) -> dict[str, str]:
@@ -80,11 +86,20 @@ def draw(source: Source, start: int, stop: int, device: torch.device, mask: bool
     """Return records ``start`` to ``stop - 1`` on a device; ``mask`` only for a recipe."""
     if isinstance(source, Recipe):
         made = generate(source, start, stop, device=device, mask=mask)
-        return made.signals, torch.from_numpy(made.truth).to(device), made.mask
+        return made.signals, _told(made.truth, made.labels).to(device), made.mask
     if mask:
         raise DataError("a synthetic set on disk holds no mask; take it out of pretrain.targets")
     signals, truth = source.records(start, stop)
-    return torch.from_numpy(signals).to(device), torch.from_numpy(truth).to(device), None
+    return torch.from_numpy(signals).to(device), _told(truth, source.classes[start:stop]).to(device), None
+
+
+def knows_classes(source: Source) -> bool:
+    """Return whether the superclasses of any record are known: of a recipe's always, of a folder's where it names them."""
+    return isinstance(source, Recipe) or bool(np.isfinite(source.classes).any())
+
+
+def _told(measures: np.ndarray, classes: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.concatenate([measures, classes.astype(np.float32)], axis=1))
 
 
 _FILES = (storage.SIGNALS_FILE, storage.RECORDS_FILE, storage.DESCRIPTION_FILE)

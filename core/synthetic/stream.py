@@ -58,7 +58,7 @@ def stream(
     Yields
     ------
     signals : Tensor of shape (b, 12, samples), float32, mV
-    truth : Tensor of shape (b, 30), float32
+    truth : Tensor of shape (b, len(TRUTH)), float32, as :data:`core.synthetic.source.TRUTH`
     mask : Tensor of shape (b, samples), uint8, or None
     """
     if stop <= start:

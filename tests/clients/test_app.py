@@ -1,7 +1,8 @@
 """The ClientApp: what goes over the wire when something goes wrong at a site."""
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flower_messages import message_of
+from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_campaigns import tiny
 
@@ -9,7 +10,6 @@ from clients.app import ERROR_CODE, app
 from core.models.registry import create_model
 from core.models.tensors import all_tensors
 from core.tasks import Task, TaskKind
-from server.strategy import _array_record
 
 SECRET = "/srv/patients/of-ward-7.npy"
 
@@ -17,15 +17,6 @@ SECRET = "/srv/patients/of-ward-7.npy"
 @pytest.fixture(autouse=True)
 def _identity():
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-
-
-def message_of(task: Task, **changes) -> Message:
-    content = RecordDict({"task": ConfigRecord({**task.settings(), **changes})})
-    if task.tensors:
-        content["tensors"] = _array_record(task.tensors)
-    message = Message(content, dst_node_id=7, message_type=str(task.kind))
-    message.metadata.__dict__["_message_id"] = "1"
-    return message
 
 
 def context_of(tmp_path, *changes, node: int = 0, **own) -> Context:

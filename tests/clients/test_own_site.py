@@ -64,12 +64,13 @@ class TestSettings:
             assert word not in json.dumps(own.to_run_config()).replace(str(tmp_path), "")
 
     def test_what_the_training_is_made_of_is_the_campaign_s(self, tmp_path, site):
-        theirs = coordinator_config(settings_of(tmp_path, run__seed=7, federation__precision="float16"))
+        pulled = {"federation__strategy": "fedprox", "federation__proximal_mu": 0.5}
+        theirs = coordinator_config(settings_of(tmp_path, run__seed=7, federation__precision="float16", **pulled))
         own = own_config(theirs, site)
         for section in ("model", "transfer", "finetune", "privacy"):
             assert getattr(own, section) == getattr(theirs, section)
         assert own.data.normalisation == theirs.data.normalisation
-        assert (own.run.seed, own.federation.precision) == (7, "float16")
+        assert (own.run.seed, own.federation.precision, own.federation.pull) == (7, "float16", 0.5)
 
     def test_runs_that_differ_in_names_and_places_alone_are_one(self, tmp_path, site):
         one = settings_of(tmp_path, run__folder="/a", run__name="a", federation__sites=2)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flower_messages import message_of
+from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_campaigns import tiny
 from tiny_vaults import asked, hospital, same, short_folder, small_set, training, working
@@ -19,9 +20,8 @@ from clients.relay import ask_vault
 from clients.vault_answers import Vault
 from clients.vault_client import VaultError
 from clients.vault_http import create_app, listening
-from core.messages import encode_update
+from core.messages import PACKED, encode_update, unpack
 from core.tasks import REASONS, Reason, Task, TaskKind, TaskRefusedError, Update
-from server.strategy import _array_record
 
 SECRET = "/srv/patients/of-ward-7.npy"
 
@@ -29,15 +29,6 @@ SECRET = "/srv/patients/of-ward-7.npy"
 @pytest.fixture(autouse=True)
 def _identity():
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-
-
-def message_of(task: Task, **changes) -> Message:
-    content = RecordDict({"task": ConfigRecord({**task.settings(), **changes})})
-    if task.tensors:
-        content["tensors"] = _array_record(task.tensors)
-    message = Message(content, dst_node_id=7, message_type=str(task.kind))
-    message.metadata.__dict__["_message_id"] = "1"
-    return message
 
 
 def context_of(tmp_path, socket, *changes, **own) -> Context:
@@ -85,7 +76,7 @@ def test_a_task_goes_to_the_vault_and_its_answer_comes_back_the_same(tmp_path):
         assert not reply.has_error()
         update = asked(vault, training(), config)  # The answer that it kept.
     numbers = dict(reply.content["metrics"])
-    tensors = {name: array.numpy() for name, array in reply.content["tensors"].items()}
+    tensors = unpack(reply.content["tensors"][PACKED].numpy())
     assert same(
         update, Update(tensors, {k: v for k, v in numbers.items() if k != "num-examples"}, {}, numbers["num-examples"])
     )
@@ -163,7 +154,7 @@ def test_two_messages_at_once_are_two_questions(tmp_path):
             thread.start()
         for thread in threads:
             thread.join(60)
-    one, two = (replies[seed].content["tensors"]["head.weight"].numpy() for seed in (1, 2))
+    one, two = (unpack(replies[seed].content["tensors"][PACKED].numpy())["head.weight"] for seed in (1, 2))
     assert not np.array_equal(one, two)
 
 

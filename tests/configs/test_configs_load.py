@@ -14,7 +14,13 @@ from clients.site_file import load_policy
 from core.config import ExperimentConfig, load_config, reference_table, with_overrides
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(ROOT.glob("configs/*.toml"))
+OWN = {"study", "paper"}
+"""Sections of commands that carry out something else than one run; their files have tests of their own."""
+EXPERIMENTS = [
+    path
+    for path in sorted(ROOT.glob("configs/*.toml"))
+    if not OWN & set(tomllib.loads(path.read_text(encoding="utf-8")))
+]
 PACKAGES = ("core", "clients", "server", "simulations")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

@@ -19,6 +19,8 @@ from core.messages import (
     decode_update,
     encode_task,
     encode_update,
+    pack,
+    unpack,
 )
 from core.tasks import Task, TaskKind, Update
 
@@ -76,6 +78,22 @@ class TestRoundTrip:
     def test_of_tensors_that_are_views(self):
         view = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)[::2]
         assert np.array_equal(decode_update(encode_update(Update({"v": view}))).tensors["v"], view)
+
+
+class TestPacked:
+    @given(TENSORS)
+    @settings(max_examples=60, deadline=None)
+    def test_tensors_come_out_as_they_went_in(self, tensors):
+        packed = pack(tensors)
+        assert packed.dtype == np.uint8
+        assert packed.ndim == 1
+        assert same(unpack(packed), tensors)
+
+    @given(arrays.arrays(st.sampled_from([np.uint8, np.float32, np.int64]), arrays.array_shapes(max_dims=2)))
+    @settings(max_examples=100, deadline=None)
+    def test_any_other_array_is_refused(self, values):
+        with pytest.raises(MessageError, match="cannot be read"):
+            unpack(values)
 
 
 class TestRefusals:

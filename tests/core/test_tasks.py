@@ -17,6 +17,7 @@ TASKS = st.builds(
     backbone=st.sampled_from(["", "shared", "hr", "qt"]),
     round_number=SMALL,
     rounds=SMALL,
+    rounds_left=SMALL,
     shard=SMALL,
     shards=SMALL,
     replicates=SMALL,
@@ -45,6 +46,10 @@ class TestTasks:
     def test_have_plain_settings_that_any_transport_carries(self):
         assert {type(value) for value in GOOD.values()} <= {bool, int, float, str}
 
+    def test_of_a_coordinator_that_does_not_say_how_often_it_asks_are_asked_in_all_rounds(self):
+        settings = {name: value for name, value in GOOD.items() if name != "rounds_left"}
+        assert Task.of("train.finetune", settings, {}).rounds_left == 0
+
     def test_ignore_settings_that_a_newer_coordinator_may_add(self):
         assert Task.of("train.finetune", GOOD | {"mood": "good"}, {}).settings() == GOOD
 
@@ -56,7 +61,7 @@ class TestRefusals:
         assert f"protocol {protocol!r} and this site speaks {PROTOCOL}" in message
         assert message.endswith("install the release of cardiofed that the federation uses")
 
-    @pytest.mark.parametrize("name", [name for name in GOOD if name != "protocol"])
+    @pytest.mark.parametrize("name", [name for name in GOOD if name not in ("protocol", "rounds_left")])
     def test_of_a_missing_setting_name_it(self, name):
         settings = dict(GOOD)
         del settings[name]

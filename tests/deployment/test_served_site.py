@@ -151,7 +151,9 @@ def test_a_wrong_ca_and_a_key_that_is_not_registered_are_told_in_one_sentence_an
         serving(state, "--no-check") as served,
     ):
         process, said, _ = served
-        wait_for(said, f"the coordinator's certificate is refused; see cardiofed-site check {state}")
+        wait_for(
+            said, f"the coordinator's certificate is from another CA than {state / 'ca.crt'}; ask the coordinator for"
+        )
         checked = call(app, "check", state)
         assert (checked.code, "is from another CA than" in checked.out) == (1, True)
         (state / "ca.crt").write_bytes(authority.path.read_bytes())

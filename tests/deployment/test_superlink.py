@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tiny_campaigns import numbers_of, rounds_of, tiny
 
 from core.errors import FederationError
-from core.processes import processes_with
+from core.processes import FLOWER_HOME, processes_with
 from server.coordinator import Home, make_home, open_home
-from server.flower_commands import HOME, environment, flwr, free_port, write_connection
+from server.flower_commands import environment, flwr, free_port, write_connection
 from server.run_folder import RunFolder
 from server.watching import is_worked_on
 
@@ -107,7 +107,7 @@ class Federation:
                         continue
         # Flower starts helpers in sessions of their own.
         for home in (self.home.superlink_home, *self.folder.glob("*-home")):
-            for pid in processes_with(HOME, str(home)):
+            for pid in processes_with(FLOWER_HOME, str(home)):
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -134,7 +134,7 @@ def _log(home: Home) -> str:
 def superlink_of(home: Home) -> psutil.Process:
     (found,) = [
         process
-        for pid in processes_with(HOME, str(home.superlink_home))
+        for pid in processes_with(FLOWER_HOME, str(home.superlink_home))
         if "flower-superlink" in " ".join((process := psutil.Process(pid)).cmdline())
     ]
     return found
@@ -174,7 +174,10 @@ def test_a_run_is_stopped_at_once_and_leaves_no_process(federation):
     assert not is_worked_on(RunFolder(run))
     assert federation.server("status", run).startswith("tiny: interrupted")
     until(
-        lambda: not any("flwr-serverapp" in _words(pid) for pid in processes_with(HOME, str(home.superlink_home))), 30
+        lambda: (
+            not any("flwr-serverapp" in _words(pid) for pid in processes_with(FLOWER_HOME, str(home.superlink_home)))
+        ),
+        30,
     )
 
 
@@ -215,7 +218,7 @@ def test_the_server_ends_cleanly_on_sigterm(federation):
     up.send_signal(signal.SIGTERM)
     assert up.wait(40) == 0
     assert federation.said("up").splitlines()[-2:] == ["door ended", "SuperLink ended"]
-    assert processes_with(HOME, str(federation.home.superlink_home)) == []
+    assert processes_with(FLOWER_HOME, str(federation.home.superlink_home)) == []
     ended = subprocess.run(
         [BIN / "cardiofed-server", "sites", federation.home.path, "list"], capture_output=True, text=True, check=False
     )

@@ -84,6 +84,53 @@ class TestOrder:
         onset = {"sensitivity": 0.9, "precision": 0.75, "mae": 10.0, "boundaries": 20}
         assert results["segmentation"]["shared"]["qrs"]["onset"] == onset
 
+    def test_what_pretraining_says_of_classes_becomes_the_head_of_the_classifier(self, tmp_path):
+        changes = ('pretrain.targets=["class", "hr", "qrs"]',)
+        whole, federation = campaign(tmp_path, *changes, federation=FakeFederation(classes=True))
+        results = whole.run()
+        sent, backbone = (
+            of_kind(federation, TaskKind.FINETUNE)[0].tensors,
+            whole.folder.load_tensors("backbones/shared"),
+        )
+        assert (backbone["head.bias"].shape, sent["head.bias"].shape) == ((7,), (5,))
+        for name in ("head.weight", "head.bias"):
+            np.testing.assert_array_equal(sent[name], backbone[name][2:])
+        assert list(results["regression"]["shared"]) == ["hr", "qrs"]
+        # Two sites with one record each that carries the class, above both that do not.
+        assert results["classes"]["shared"]["MI"] == {"auroc": 1.0, "records": 2}
+
+    def test_a_backbone_of_the_class_alone_may_be_the_one_that_is_transferred(self, tmp_path):
+        changes = ("pretrain.backbone=per-target", 'pretrain.targets=["class"]', "transfer.target=class")
+        whole, federation = campaign(tmp_path, *changes, federation=FakeFederation(classes=True))
+        results = whole.run()
+        assert (results["regression"], list(results["classes"])) == ({}, ["class"])
+        sent = of_kind(federation, TaskKind.FINETUNE)[0].tensors
+        np.testing.assert_array_equal(sent["head.weight"], whole.folder.load_tensors("backbones/class")["head.weight"])
+
+    def test_the_average_of_the_rounds_is_measured_and_handed_over_and_sites_go_on_from_the_last(self, tmp_path):
+        whole, federation = campaign(tmp_path, "finetune.rounds=3", "finetune.averaging=0.9")
+        whole.run()
+        trained = [task.tensors["stem.weight"] for task in of_kind(federation, TaskKind.FINETUNE)[::2]]
+        measured = [task for task in of_kind(federation, TaskKind.EVALUATE) if task.phase == "finetune"][::2]
+        # Sites move by 0.01 and 0.02 over the round: 0.015 in the first, 0.0075 in the second, 0.005 in the third.
+        models = [trained[1], trained[2], trained[2] + np.float32(0.005)]
+        for number, task in enumerate(measured[:3], start=1):
+            np.testing.assert_allclose(task.tensors["stem.weight"], np.mean(models[:number], axis=0), atol=1e-6)
+        final = load_model(whole.folder.path)[0].state_dict()["stem.weight"].numpy()
+        np.testing.assert_allclose(final, np.mean(models, axis=0), atol=1e-6)
+        np.testing.assert_array_equal(final, measured[-1].tensors["stem.weight"])
+
+    def test_an_average_is_taken_up_where_it_stood(self, tmp_path):
+        changes = ("finetune.rounds=3", "finetune.averaging=0.5")
+        whole, _ = campaign(tmp_path / "whole", *changes)
+        whole.run()
+        stopped, _ = campaign(tmp_path / "stopped", *changes, watcher=Watcher(4))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        Campaign(stopped.config, FakeFederation(), stopped.folder, Watcher()).run()
+        ours, theirs = ((one.folder.path / "model.safetensors").read_bytes() for one in (stopped, whole))
+        assert ours == theirs
+
     def test_the_mask_may_shape_a_backbone_of_its_own_and_be_the_one_that_is_transferred(self, tmp_path):
         changes = ("pretrain.backbone=per-target", 'pretrain.targets=["hr", "mask"]', "transfer.target=mask")
         whole, federation = campaign(tmp_path, *changes)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_campaigns import FakeFederation, Watcher, numbers_of, rounds_of, tiny
 
+from clients.answer_cache import key_of
 from core.errors import FederationError
 from core.models.tensors import at_precision
 from core.tasks import PROTOCOL, Reason, Task, TaskKind, Update, release
@@ -38,8 +39,7 @@ class TestResume:
         again = FakeFederation(("a", "b"))
         again.refuse[("a", "query.describe", 0)] = Reason.NO_ANSWER
         campaign(tmp_path, again).run()
-        trained = [(site, task.shard, task.shards) for site, task in again.asked if task.kind == TaskKind.FINETUNE]
-        assert trained == [("a", 0, 2), ("b", 1, 2)]
+        assert [site for site, task in again.asked if task.kind == TaskKind.FINETUNE] == ["a", "b"]
         assert [row["name"] for row in numbers_of(tmp_path / "run")["sites"]] == ["a", "b"]
 
     def test_before_the_first_round_nobody_is_settled(self, tmp_path):
@@ -50,6 +50,19 @@ class TestResume:
         again = FakeFederation(("a", "b"))
         campaign(tmp_path, again).run()
         assert {site for site, _ in again.asked} == {"a", "b"}
+
+    def test_a_site_is_asked_the_same_again_whoever_else_takes_part_so_that_nothing_is_paid_twice(self, tmp_path):
+        first = FakeFederation(("a", "b"))
+        first.refuse = {("a", "query.describe", 0): Reason.NO_ANSWER, ("b", "train.finetune", 1): Reason.NO_ANSWER}
+        with pytest.raises(FederationError):
+            campaign(tmp_path, first).run()
+        again = FakeFederation(("a", "b"))
+        campaign(tmp_path, again).run()
+        before, after = (
+            next(task for site, task in asked if site == "b" and task.kind == TaskKind.FINETUNE)
+            for asked in (first.asked, again.asked)
+        )
+        assert key_of(after, {}) == key_of(before, {})
 
     def test_every_round_is_done_once(self, tmp_path):
         stopped_after_a_round(tmp_path, FakeFederation())

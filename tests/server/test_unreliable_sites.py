@@ -1,5 +1,6 @@
 """Sites that are late, go away and come back, over a grid whose clock the test turns."""
 
+import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import FederationError
+from core.messages import PACKED, pack
 from core.tasks import Task, TaskKind
 from server.strategy import FlowerFederation, Pacing
 
-NODE_UNAVAILABLE = 5
+UPLOAD_BROKEN, NODE_UNAVAILABLE = 3, 5
 TRAIN = Task(TaskKind.FINETUNE, "test", "finetune", "", 1, 3, tensors={"x": np.ones(2, np.float32)})
 
 
@@ -32,6 +34,10 @@ class Site:
     away: list[tuple[float, float]] = field(default_factory=list)
     """From when to when."""
     refuses: str = ""
+    drops: int = 0
+    """Answers that get lost without a word."""
+    uploads: threading.Event | None = None
+    """Set when the upload of its reply, which had begun, is given up; until then whoever fetches it waits."""
     trained: list[float] = field(default_factory=list)
     """When it was asked to train."""
 
@@ -86,6 +92,13 @@ class TurnedGrid(Grid):
             site, message, ready = self.messages[identity]
             if not site.there(self.now):
                 replies.append(Message(Error(NODE_UNAVAILABLE, "gone"), reply_to=message))
+            elif ready <= self.now and site.drops:
+                site.drops -= 1
+                self.messages[identity] = site, message, np.inf
+            elif ready <= self.now and site.uploads is not None:
+                broken, site.uploads = site.uploads, None
+                broken.wait(60)
+                replies.append(Message(Error(UPLOAD_BROKEN, "expired"), reply_to=message))
             elif ready <= self.now:
                 replies.append(self.reply(site, message))
         for reply in replies:
@@ -99,7 +112,7 @@ class TurnedGrid(Grid):
             {
                 "metrics": MetricRecord({"num-examples": 1.0}),
                 "texts": ConfigRecord({"name": site.name}),
-                "tensors": ArrayRecord({"x": Array(np.full(2, site.node, np.float32))}),
+                "tensors": ArrayRecord({PACKED: Array(pack({"x": np.full(2, site.node, np.float32)}))}),
             }
         )
         return Message(content, reply_to=message)
@@ -199,6 +212,56 @@ class TestTime:
         assert ask(federation_of(grid, least=2, round_seconds=600)) == (["a"], {"b": "budget-exhausted"})
         assert grid.now < 10
         assert len(grid.nodes[2].trained) == 1
+
+
+class TestLostWithoutAWord:
+    def test_a_question_without_an_answer_is_sent_again_after_1_3_and_7_times_the_interval(self):
+        grid = TurnedGrid(Site(1, "a"), Site(2, "b", drops=3))
+        assert ask(federation_of(grid, resend_seconds=100)) == (["a", "b"], {})
+        assert grid.nodes[1].trained == [0]
+        assert grid.nodes[2].trained == pytest.approx([0, 100, 300, 700], abs=3)
+
+    def test_without_an_interval_it_is_not(self):
+        grid = TurnedGrid(Site(1, "a"), Site(2, "b", drops=1))
+        assert ask(federation_of(grid, round_seconds=5000)) == (["a"], {"b": "no-answer"})
+        assert grid.nodes[2].trained == [0]
+
+    def test_a_site_that_nobody_registered_has_no_vault_and_is_asked_once(self):
+        grid = TurnedGrid(Site(1, "a", registered=False, seconds=900))
+        ask(federation_of(grid, resend_seconds=100))
+        assert len(grid.nodes[1].trained) == 1
+
+    def test_the_first_of_two_answers_counts_and_the_other_is_let_go(self):
+        grid = TurnedGrid(Site(1, "a", seconds=150))
+        federation = federation_of(grid, resend_seconds=100)
+        assert ask(federation) == (["a"], {})
+        assert ask(federation) == (["a"], {})
+        assert len(grid.nodes[1].trained) == 4
+
+    def test_two_answers_at_once_are_one(self):
+        grid = TurnedGrid(Site(1, "a", seconds=150))
+        looks = iter([100.0, 150.0])
+        grid.sleep = lambda seconds: TurnedGrid.sleep(grid, next(looks))
+        answered: list[str] = []
+        federation_of(grid, resend_seconds=100).ask({"a": TRAIN}, answered.append)
+        assert len(grid.nodes[1].trained) == 2
+        assert answered == ["a"]
+
+    def test_a_reply_that_broke_off_in_the_middle_holds_up_no_other_site_and_no_time_limit(self):
+        given_up = threading.Event()
+        grid = TurnedGrid(Site(1, "a", seconds=30), Site(2, "b", uploads=given_up))
+        federation = federation_of(grid, round_seconds=600)
+        assert ask(federation) == (["a"], {"b": "no-answer"})
+        assert grid.now == pytest.approx(600, abs=1)
+        given_up.set()
+        assert ask(federation) == (["a", "b"], {})
+
+    def test_and_is_asked_for_again_once_it_is_given_up(self):
+        given_up = threading.Event()
+        given_up.set()
+        grid = TurnedGrid(Site(1, "a"), Site(2, "b", uploads=given_up))
+        assert ask(federation_of(grid)) == (["a", "b"], {})
+        assert len(grid.nodes[2].trained) == 2
 
 
 class TestGone:

@@ -169,6 +169,22 @@ def test_merge_says_what_was_in_both(arrays, tmp_path):
     assert "rate 100" in refused("merge", tmp_path / "a", tmp_path / "c", tmp_path / "ac")
 
 
+def test_merge_makes_each_set_a_hospital_where_it_is_named(arrays, tmp_path):
+    succeed("import", "arrays", arrays, tmp_path / "a")
+    rows = pd.read_csv(arrays / "records.csv", dtype=str, keep_default_na=False)
+    other = tmp_path / "other"
+    other.mkdir()
+    np.save(other / "signals.npy", np.load(arrays / "signals.npy"))
+    rows.assign(record_id="o" + rows["record_id"], patient_id="o" + rows["patient_id"], device="CS 100").to_csv(
+        other / "records.csv", index=False
+    )
+    succeed("import", "arrays", other, tmp_path / "b")
+    succeed("merge", tmp_path / "a", tmp_path / "b", tmp_path / "ab", "--site-a", "north", "--site-b", "south")
+    records = EcgDataset.open(tmp_path / "ab").records
+    assert records["site"].tolist() == ["north"] * 8 + ["south"] * 8
+    assert records["device"].tolist() == [""] * 8 + ["CS 100"] * 8
+
+
 @pytest.mark.parametrize("command", ["import", "inspect", "merge", "download"])
 def test_help_teaches_with_an_example(command):
     assert f"cardiofed data {command}" in succeed(command, "--help")

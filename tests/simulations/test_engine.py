@@ -20,7 +20,7 @@ from core.learning.classification import classification_fetch
 from core.learning.training import predict
 from core.models.registry import create_model
 from core.models.tensors import all_tensors, load_tensors
-from core.tasks import Task, TaskKind, Update
+from core.tasks import Task, TaskKind
 from server.results import classification_results
 from server.run_folder import RunFolder
 from server.strategy import FlowerFederation
@@ -124,20 +124,6 @@ class TestAnswersThatAreNone:
     def test_no_node_at_all_is_an_error_with_a_mend(self):
         with pytest.raises(FederationError, match="none is connected"):
             FlowerFederation(LoopbackGrid(ClientApp(), {}, 0, lambda number: "cpu"), 1, patience=0.0)
-
-
-def test_updates_are_averaged_by_weight_and_keep_their_type():
-    def unused(message, context):
-        raise AssertionError
-
-    federation = federation_over(describing_app(unused))
-    updates = {
-        "site-0": Update({"x": np.array([1.0, 3.0], np.float32)}, weight=1.0),
-        "site-1": Update({"x": np.array([5.0, 7.0], np.float32)}, weight=3.0),
-    }
-    averaged = federation.aggregate(1, updates)
-    assert averaged["x"].dtype == np.float32
-    np.testing.assert_allclose(averaged["x"], [4.0, 6.0])  # (1 + 3 * 5) / 4, (3 + 3 * 7) / 4
 
 
 class TestRun:

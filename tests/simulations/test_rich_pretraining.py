@@ -8,12 +8,14 @@ import pytest
 from tiny_campaigns import cardiofed, numbers_of, only_run, rounds_of, written
 
 from core.ecg.dataset import DatasetInfo, EcgDataset
+from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.models.saved import load_model
 from core.synthetic.hospitals import simulated_hospitals
 from core.synthetic.recipe import Recipe, generate, to_int16
 
-ALL = ("hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t", "mask")
+MEASURED = ("hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t")
+ALL = (*MEASURED, "mask", "class")
 SHORT = ("finetune.rounds=1",)
 
 
@@ -38,23 +40,28 @@ def refused(out: Path, *changes: str) -> str:
 
 
 def test_every_target_is_learnt_measured_and_shown_and_only_the_backbone_goes_on(tmp_path):
-    ended = cardiofed("simulate", written(tmp_path, f"pretrain.targets={json.dumps(ALL)}", *SHORT))
+    changes = (f"pretrain.targets={json.dumps(ALL)}", "synthetic.occurrence=ptbxl", *SHORT)
+    ended = cardiofed("simulate", written(tmp_path, *changes))
     assert ended.code == 0, ended.err
     run = only_run(tmp_path)
     results = numbers_of(run)
     regression = results["regression"]["shared"]
-    assert tuple(regression) == ALL[:-1]
+    assert tuple(regression) == MEASURED
     units = ["bpm", "ms", "ms", "ms", "ms", "deg", "lead SD", "lead SD"]
     assert [row["unit"] for row in regression.values()] == units
     assert all(np.isfinite(row["mae"]) and np.isfinite(row["median_mae"]) for row in regression.values())
     # 32 records are held out, some of them without a PR interval.
     assert {name: row["records"] for name, row in regression.items() if name != "pr"} == dict.fromkeys(
-        [name for name in ALL[:-1] if name != "pr"], 32
+        [name for name in MEASURED if name != "pr"], 32
     )
     assert set(results["segmentation"]["shared"]) == {"p", "qrs", "t"}
+    assert list(results["classes"]["shared"]) == [*SUPERCLASSES, "macro"]
+    assert results["classes"]["shared"]["macro"]["records"] == 32
     assert rounds_of(run)[0]["unit"]["axis"] == "deg"
+    assert "simulated classes 0." in ended.out + ended.err
     page = (run / "report.html").read_text()
     assert "Where P, QRS and T begin and end" in page
+    assert "Superclasses told apart on unseen simulated patients" in page
     assert "QRS axis" in page
     assert not [name for name in load_model(run)[0].state_dict() if name.startswith("segmenter.")]
 

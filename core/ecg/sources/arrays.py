@@ -6,7 +6,7 @@ A folder holds
     (n, leads, samples), any floating or integer type.
 ``records.csv``
     n rows in the same order: ``record_id`` (or ``record``); optionally ``patient_id`` (or ``patient``),
-    ``site``, ``strat_fold`` (or ``fold``), ``age``, ``sex`` (0 male, 1 female); and the labels, either as
+    ``site``, ``device``, ``strat_fold`` (or ``fold``), ``age``, ``sex`` (0 male, 1 female); and the labels, either as
     five columns ``NORM MI STTC CD HYP`` of 0 and 1, or as one column ``labels`` like ``NORM`` or ``MI;CD``.
 ``arrays.json`` (optional)
     ``{"rate": 500, "leads": ["I", "II", ...], "units": "mV" | "uV" | "zscore", "normalisation": "none" |
@@ -168,7 +168,7 @@ def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
     if patients is None:
         patients = records
         notes.append(f"{path} has no column patient_id: each record counts as its own patient.")
-    sites = _first_column(rows, "site")
+    sites, devices = _first_column(rows, "site"), _first_column(rows, "device")
     folds = _first_column(rows, "strat_fold", "fold")
     table = pd.DataFrame(
         {
@@ -183,7 +183,8 @@ def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
     fractional = table["fold"] != table["fold"].astype("int64")
     if fractional.any():
         raise DataError(f"record {records[fractional.idxmax()]} in {path} has a fold that is not whole; mend the row")
-    return table.assign(**_labels(rows, records, path)), notes
+    table = table.assign(**_labels(rows, records, path))
+    return table if devices is None else table.assign(device=devices), notes
 
 
 def _first_column(rows: pd.DataFrame, *names: str) -> pd.Series | None:

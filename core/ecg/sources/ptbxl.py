@@ -127,6 +127,8 @@ def _records_table(rows: pd.DataFrame, statements: dict[str, str], minimum_likel
             "fold": [number or 0 for number in whole("strat_fold")],
             "age": ages.replace(_HIDDEN_AGE, _OLDEST_AGE),
             "sex": pd.Series(whole("sex"), dtype=float),
+            # Padded in the release: "CS-12   E".
+            "device": [" ".join(text.split()) for text in rows["device"]] if "device" in rows else "",
         }
     )
     return table.assign(**{name: labels[:, index] for index, name in enumerate(SUPERCLASSES)})

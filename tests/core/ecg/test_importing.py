@@ -319,6 +319,30 @@ def test_of_a_record_in_both_sets_that_of_a_stays(make_dataset, tmp_path):
     assert np.array_equal(merged.signals[4:], make_dataset(6, seed=50).signals[4:])
 
 
+class TestSitesOfAMerge:
+    def test_are_one_a_set_where_they_are_named_however_many_sets(self, make_dataset, tmp_path):
+        for name, rows in (("a", [0, 1, 2]), ("b", [2, 3, 4, 5]), ("c", [6])):
+            write_part(make_dataset, rows, tmp_path / name)
+        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab", site_a="north", site_b="south")
+        merge(tmp_path / "ab", tmp_path / "c", tmp_path / "abc", site_b="west")
+        merged = EcgDataset.open(tmp_path / "abc").records
+        assert merged["record"].tolist() == [f"r{row:03d}" for row in (0, 1, 2, 3, 4, 5, 6)]
+        assert merged["site"].tolist() == ["north"] * 3 + ["south"] * 3 + ["west"]
+
+    def test_are_the_records_own_by_default(self, make_dataset, tmp_path):
+        write_part(make_dataset, [0, 1], tmp_path / "a")
+        write_part(make_dataset, [2, 3], tmp_path / "b")
+        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab", site_b="south")
+        assert EcgDataset.open(tmp_path / "ab").records["site"].tolist() == ["", "a", "south", "south"]
+
+    def test_stand_beside_devices_that_one_set_alone_names(self, make_dataset, tmp_path):
+        first, second = make_dataset(12).select([0, 1]), make_dataset(12).select([2, 3])
+        EcgDataset(first.signals, first.records.assign(device=["CS 100", ""]), first.info).write(tmp_path / "a")
+        second.write(tmp_path / "b")
+        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
+        assert EcgDataset.open(tmp_path / "ab").records["device"].tolist() == ["CS 100", "", "", ""]
+
+
 @pytest.mark.parametrize(
     ("other", "difference"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.ecg.dataset import DatasetInfo, EcgDataset
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
-from core.ecg.partition import Hospital, partition_patients
+from core.ecg.partition import Hospital, limit_patients, partition_patients
 from core.errors import ConfigError
 
 INFO = DatasetInfo("made-up", 100, 2, LEADS, "none", None, 0.001, "test")
@@ -71,10 +71,10 @@ def skew(dataset: EcgDataset, hospitals: list[Hospital]) -> float:
 SET = made_up()
 
 
-@pytest.mark.parametrize("kind", ["dirichlet", "iid"])
+@pytest.mark.parametrize("kind", ["dirichlet", "iid", "size"])
 class TestAnyDraw:
     @settings(max_examples=20, deadline=None)
-    @given(seed=st.integers(0, 2**32 - 1), sites=st.integers(1, 8), alpha=st.floats(0.3, 10))
+    @given(seed=st.integers(0, 2**32 - 1), sites=st.integers(1, 8), alpha=st.floats(0.3, 2))
     def test_places_every_record_at_one_site_and_every_patient_at_one_site(self, kind, seed, sites, alpha):
         hospitals = spread(SET, kind=kind, seed=seed, sites=sites, alpha=alpha)
         train, test = folds(SET)
@@ -127,6 +127,104 @@ class TestSkew:
         sizes = [len(np.unique(SET.records["patient"].to_numpy()[h.train])) for h in spread(SET, kind="iid")]
         # Five classes are cut in four each, so sizes differ by rounding alone.
         assert max(sizes) - min(sizes) <= 5
+
+
+class TestSizes:
+    def test_follow_a_power_law_in_training_and_test_patients(self):
+        large = made_up(2000)
+        hospitals = spread(large, kind="size", sites=4, alpha=1.0)
+        patients = large.records["patient"].to_numpy()
+        # 1, 1/2, 1/3 and 1/4 over their sum of 25/12.
+        shares = np.array([12, 6, 4, 3]) / 25
+        for part, total in (("train", 1400), ("test", 600)):
+            sizes = [len(np.unique(patients[getattr(h, part)])) for h in hospitals]
+            np.testing.assert_allclose(sizes, shares * total, atol=1)
+
+    def test_grow_more_unequal_with_alpha(self):
+        def smallest(alpha: float) -> int:
+            return min(len(h.train) for h in spread(SET, kind="size", alpha=alpha))
+
+        assert smallest(0.1) > 1.5 * smallest(1.0) > 2 * smallest(2.0)
+
+    def test_come_without_a_skew_of_labels(self):
+        large = made_up(4000)
+        assert skew(large, spread(large, kind="size", alpha=1.0)) < 0.04
+        assert skew(large, spread(large, kind="dirichlet", alpha=1.0)) > 0.1
+
+    def test_that_are_too_small_ask_for_a_smaller_alpha(self):
+        message = refusal(SET, kind="size", alpha=5.0, min_patients=10)
+        assert "fewer than federation.min_patients = 10; lower federation.alpha, lower federation.sites" in message
+
+
+class TestColumn:
+    def test_of_names_gives_each_of_the_most_frequent_a_site(self):
+        owner = SET.records["patient"].str[1:].astype(int)
+        device = np.select([owner % 10 < 5, owner % 10 < 8], ["AT-6 6", "CS 100"], "rare")
+        dataset = made_up(device=device)
+        hospitals = spread(dataset, kind="column", column="device", sites=2)
+        assert [h.name for h in hospitals] == ["device-AT-6 6", "device-CS 100"]
+        for h, name in zip(hospitals, ["AT-6 6", "CS 100"], strict=True):
+            train, test = folds(dataset)
+            np.testing.assert_array_equal(h.train, train[device[train] == name])
+            np.testing.assert_array_equal(h.test, test[device[test] == name])
+
+    def test_of_few_numbers_names_them(self):
+        owner = SET.records["patient"].str[1:].astype(int)
+        sex = np.where(owner % 7 == 0, np.nan, owner % 2)
+        hospitals = spread(made_up(sex=sex), kind="column", column="sex", sites=2)
+        assert [h.name for h in hospitals] == ["sex-0", "sex-1"]
+        assert not np.isnan(sex[np.concatenate([h.train for h in hospitals])]).any()
+
+    @settings(max_examples=20, deadline=None)
+    @given(seed=st.integers(0, 1000), sites=st.integers(1, 6))
+    def test_of_many_numbers_is_cut_at_quantiles_whole_patients_and_in_order(self, seed, sites):
+        age = np.random.default_rng(seed).uniform(20, 90, len(SET)).round(1)
+        age[:20] = np.nan
+        dataset = made_up(age=age)
+        hospitals = spread(dataset, kind="column", column="age", sites=sites)
+        patients = dataset.records["patient"].to_numpy()
+        medians = dataset.records.groupby("patient")["age"].median()
+        sizes, last = [], -np.inf
+        for h in hospitals:
+            held = np.unique(patients[np.concatenate([h.train, h.test])])
+            assert last < medians[held].min()
+            last = medians[held].max()
+            assert h.name == f"age-{medians[held].min():g}-to-{last:g}"
+            sizes.append(len(np.unique(patients[h.train])))
+        known = medians[np.unique(patients[folds(dataset)[0]])].notna().sum()
+        assert sum(sizes) == known
+        # Quantiles fall between two patients; those of one median stay together.
+        assert max(sizes) - min(sizes) <= 3
+
+    def test_of_numbers_that_most_share_is_refused_with_the_mend(self):
+        age = np.where(np.arange(len(SET)) % 40, 60.0, np.arange(len(SET)) / 10)
+        of_one_record = made_up(age=age, patient=[f"p{i}" for i in range(len(SET))], fold=np.arange(len(SET)) % 10 + 1)
+        message = refusal(of_one_record, kind="column", column="age", sites=5)
+        assert message.startswith("the ages of the set cannot be cut in 5 parts: too many patients have the same; ")
+
+    def test_that_is_not_there_is_refused_with_those_that_are(self):
+        message = refusal(SET, kind="column", column="device", sites=2)
+        assert "'device' is no column of the set, which has record, patient, site" in message
+        assert message.endswith("or import the set again with that column")
+
+    def test_site_is_the_site_column(self):
+        named, by_column = (spread(SET, kind=kind, column="site", sites=3) for kind in ("site-column", "column"))
+        for one, other in zip(named, by_column, strict=True):
+            assert one.name == other.name
+            np.testing.assert_array_equal(one.train, other.train)
+
+
+@given(most=st.integers(1, 60), more=st.integers(0, 40), seed=st.integers(0, 2**32 - 1))
+def test_a_limit_keeps_whole_patients_the_fewer_among_the_more(most, more, seed):
+    hospitals = spread(SET)
+    patients = SET.records["patient"].to_numpy()
+    fewer, larger = (limit_patients(SET, hospitals, most=limit, seed=seed) for limit in (most, most + more))
+    for all_, some, few in zip(hospitals, larger, fewer, strict=True):
+        owners = [set(patients[h.train]) for h in (all_, some, few)]
+        assert owners[2] <= owners[1] <= owners[0]
+        assert len(owners[2]) == min(most, len(owners[0]))
+        np.testing.assert_array_equal(few.train, all_.train[np.isin(patients[all_.train], list(owners[2]))])
+        np.testing.assert_array_equal(few.test, all_.test)
 
 
 class TestMinima:

@@ -37,6 +37,14 @@ def test_the_table_has_ids_patients_folds_and_superclasses(make_ptbxl):
     assert np.array_equal(labels, np.vstack([np.eye(5), np.zeros((1, 5))]))
 
 
+def test_the_device_is_kept_without_the_release_s_padding(make_ptbxl):
+    folder = make_ptbxl()
+    assert open_source("ptbxl", folder, rate=100).table["device"].tolist() == [""] * 6
+    edit(folder, "device", slice(None), "CS-12   E")
+    edit(folder, "device", 2, "")
+    assert open_source("ptbxl", folder, rate=100).table["device"].tolist() == ["CS-12 E"] * 2 + [""] + ["CS-12 E"] * 3
+
+
 def test_a_minimum_likelihood_drops_uncertain_codes(make_ptbxl):
     folder = make_ptbxl()
     assert open_source("ptbxl", folder, rate=100, minimum_likelihood=81).table["MI"].sum() == 0

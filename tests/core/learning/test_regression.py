@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from core.ecg.labels import SUPERCLASSES
 from core.ecg.preprocessing import normalise
 from core.errors import ConfigError, FederationError
+from core.learning.class_target import class_loss, summarise_classes
 from core.learning.regression import (
+    CLASS_WEIGHT,
     MASK_WEIGHT,
     PretextTruth,
     l1_loss,
@@ -25,11 +28,12 @@ from core.learning.segmentation import mask_loss, summarise_boundaries
 from core.learning.training import Schedule, steps_per_epoch
 from core.models.registry import create_model
 from core.synthetic.recipe import Recipe, generate, target_scale
+from core.synthetic.source import draw
 from core.synthetic.truth import MEASURES, T_MEASURES
 
 CPU = torch.device("cpu")
 FOUR = ("hr", "pr", "qrs", "qt")
-RICH = (*FOUR, "qtc", "axis", "st", "t", "mask")
+RICH = (*FOUR, "qtc", "axis", "st", "t", "mask", "class")
 
 
 @cache
@@ -91,7 +95,7 @@ class TestModel:
     def test_has_the_heads_of_its_targets(self, name):
         signals = torch.zeros(2, 12, 500)
         outputs, logits = pretext_outputs(pretext_model(name, RICH, 100, 0).eval(), signals)
-        assert (outputs.shape, logits.shape) == ((2, 31), (2, 4, 500))
+        assert (outputs.shape, logits.shape) == ((2, 36), (2, 4, 500))
         outputs, logits = pretext_outputs(pretext_model(name, FOUR, 100, 0).eval(), signals)
         assert (outputs.shape, logits) == ((2, 4), None)
         model = pretext_model(name, ("mask",), 100, 0).eval()
@@ -131,6 +135,19 @@ class TestLoss:
         torch.testing.assert_close(pretext_loss((outputs, logits), truth, weights, 2), expected)
         plain = pretext_loss((outputs, None), PretextTruth(truth.values, None), weights, 2)
         torch.testing.assert_close(plain, l1_loss(outputs, truth.values))
+
+    def test_reads_the_class_from_the_last_five_outputs_and_weighs_it_beside_the_others(self):
+        generator = torch.Generator().manual_seed(0)
+        outputs, labels = (
+            torch.randn(3, 7, generator=generator),
+            torch.randint(0, 2, (3, 5), generator=generator).float(),
+        )
+        truth, weights = PretextTruth(torch.randn(3, 2, generator=generator), None, labels), torch.tensor([0.5, 0.5])
+        measures, classes = l1_loss(outputs[:, :2], truth.values), class_loss(outputs[:, 2:], labels)
+        expected = (2 * measures + CLASS_WEIGHT * classes) / (2 + CLASS_WEIGHT)
+        torch.testing.assert_close(pretext_loss((outputs, None), truth, weights, 2), expected)
+        alone = pretext_loss((outputs[:, 2:], None), PretextTruth(torch.zeros(3, 0), None, labels), torch.zeros(0), 0)
+        torch.testing.assert_close(alone, classes)
 
     def test_of_the_mask_alone_is_its_cross_entropy(self):
         truth = PretextTruth(torch.zeros(2, 0), torch.zeros(2, 5, dtype=torch.uint8))
@@ -176,8 +193,11 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.answers, self.logits, self.seen = answers, logits, 0
 
-    segmenter = property(lambda self: lambda maps, samples: self.logits[self.rows])
     head = staticmethod(lambda features: features)
+
+    @property
+    def segmenter(self):
+        return None if self.logits is None else lambda maps, samples: self.logits[self.rows]
 
     def forward_maps(self, signals):
         self.rows = slice(self.seen, self.seen + len(signals))
@@ -211,6 +231,20 @@ class TestMeasuring:
         assert told["qrs"]["onset"]["sensitivity"] == told["qrs"]["onset"]["precision"] == 1.0
         assert told["qrs"]["onset"]["mae"] == 0.0
 
+    def test_scores_of_the_class_are_counted_for_every_record(self, monkeypatch):
+        recipe = small_recipe()
+        code = target_code(recipe, ("hr", "class"), "lead-zscore")
+        signals, truth, _ = draw(recipe, 64, 96, CPU)
+        ((_, wanted),) = pretext_batches([(signals, truth, None)], code)
+        np.testing.assert_array_equal(wanted.labels, generate(recipe, 64, 96).labels)
+        monkeypatch.setattr(
+            "core.learning.regression.stream", lambda *arguments, **more: (part for part in [(signals, truth, None)])
+        )
+        answers = torch.cat([wanted.values, 4 * wanted.labels - 2], dim=1)
+        told = summarise_classes(measure_regression(Oracle(answers, None), recipe, 64, 96, code, CPU).classes)
+        assert told["macro"] == {"auroc": 1.0, "records": 32}
+        assert [told[name]["records"] for name in SUPERCLASSES] == wanted.labels.sum(dim=0).tolist()
+
     def test_sums_over_parts_add_up_to_those_of_the_whole(self):
         recipe, model = small_recipe(), pretext_model("resnet1d", RICH, 100, 0)
         code = target_code(recipe, RICH, "lead-zscore")
@@ -219,12 +253,15 @@ class TestMeasuring:
         )
         np.testing.assert_allclose(parts[0].sums + parts[1].sums, whole.sums, rtol=1e-4)
         np.testing.assert_allclose(parts[0].boundaries + parts[1].boundaries, whole.boundaries)
+        np.testing.assert_allclose(parts[0].classes + parts[1].classes, whole.classes)
 
     def test_of_no_record_is_nothing(self):
         code = target_code(small_recipe(), RICH, "lead-zscore")
         errors = measure_regression(pretext_model("resnet1d", RICH, 100, 0), small_recipe(), 64, 64, code, CPU)
         assert not errors.sums.any()
         assert not errors.boundaries.any()
+        assert not errors.classes.any()
+        assert set(errors.tensors()) == {"sums", "boundaries", "classes"}
 
     def test_of_a_model_that_diverged_is_refused(self):
         code = target_code(small_recipe(), FOUR, "lead-zscore")

@@ -36,11 +36,13 @@ def truth_of(**values: float) -> torch.Tensor:
     return row
 
 
-def test_the_head_has_an_output_a_measure_two_for_the_axis_and_none_for_the_mask():
+def test_the_head_has_an_output_a_measure_two_for_the_axis_five_for_the_class_and_none_for_the_mask():
     assert outputs_of(("hr", "pr", "qrs", "qt")) == 4
     assert outputs_of((*ALL, "mask")) == 5 + 2 + 12 + 12
     assert outputs_of(("mask",)) == 0
-    assert regression_targets((*ALL, "mask")) == ALL
+    assert outputs_of((*ALL, "mask", "class")) == 31 + 5
+    assert outputs_of(("class",)) == 5
+    assert regression_targets((*ALL, "mask", "class")) == ALL
 
 
 def test_every_measure_belongs_to_one_target():

@@ -447,6 +447,19 @@ def test_without_a_mask_nothing_is_said_of_boundaries(tmp_path: Path) -> None:
     assert "standard deviations" not in text
 
 
+def test_classes_of_simulated_patients_are_told_beside_the_errors_and_may_stand_alone(tmp_path: Path) -> None:
+    told = {"NORM": {"auroc": 0.912, "records": 210}, "HYP": {"auroc": None, "records": 0}}
+    held = contents()
+    assert "simulated patients" not in Page(report(tmp_path, held)).text("pretraining").lower()
+    held["results"] |= {"regression": {}, "classes": {"class": told}}
+    held["metrics"] = [row for row in held["metrics"] if row["phase"] != "pretrain"]
+    text = Page(report(tmp_path, held)).text("pretraining")
+    assert "Superclasses of simulated patients" in text
+    assert "NORM 0.912 210" in text
+    assert "No pretraining error" not in text
+    assert "From the last finished round" not in text
+
+
 def test_a_mask_alone_is_told_without_a_table_of_errors(tmp_path: Path) -> None:
     held = contents()
     held["results"] |= {"regression": {}, "segmentation": {"mask": RICH["segmentation"]["shared"]}}

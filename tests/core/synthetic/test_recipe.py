@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config_sections import SyntheticSettings
+from core.errors import ConfigError
 from core.synthetic.cohort import Patients, draw_wide
-from core.synthetic.morphology import MORPHOLOGIES
+from core.synthetic.morphology import MORPHOLOGIES, draw_labels, draw_severities, labels_of
 from core.synthetic.recipe import (
     BLOCK,
     GENERATOR_VERSION,
@@ -198,6 +199,19 @@ class TestRecords:
         given_ones = generate(recipe, 0, 100).severities.any(axis=0)
         assert set(np.array(list(MORPHOLOGIES))[given_ones]) == {"lbbb", "atrial_fibrillation"}
 
+    def test_may_be_as_common_as_in_ptbxl(self):
+        found = generate(Recipe(size=512, seed=5, seconds=5.0, occurrence="ptbxl"), 0, 512).severities
+        rng = np.random.Generator(np.random.Philox(key=np.array([5, 0], dtype=np.uint64)))
+        np.testing.assert_array_equal(found > 0, draw_severities(draw_labels(512, rng), rng) > 0)
+        # 9,069 + 407 + 28 of PTB-XL's 21,378 records with these sets of superclasses carry NORM.
+        assert labels_of(found)[:, 0].mean() == pytest.approx(9504 / 21378, abs=0.06)
+
+    def test_as_common_as_in_ptbxl_need_a_morphology_of_each_superclass(self):
+        with pytest.raises(ConfigError, match="normal hold none for a patient with MI; add one"):
+            Recipe(size=5, occurrence="ptbxl", morphologies=("normal",))
+        with pytest.raises(ConfigError, match="unknown occurrence 'rare'; choose one of even, ptbxl"):
+            Recipe(size=5, occurrence="rare")
+
     def test_may_be_long_and_of_any_rate(self):
         records = generate(Recipe(size=1, seconds=60.0, rate=333), 0, 1, mask=True)
         assert records.signals.shape == (1, 12, 19_980)
@@ -262,6 +276,7 @@ CHANGES = {
     "cohort": "narrow",
     "morphologies": ("lbbb",),
     "band": (0.5, 45.0),
+    "occurrence": "ptbxl",
     "version": GENERATOR_VERSION + 1,
 }
 

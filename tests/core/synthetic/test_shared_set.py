@@ -115,7 +115,9 @@ def test_every_record_stands_in_one_place_and_not_in_the_order_of_the_file(make_
 
 @given(count=st.integers(2, 60), patients=st.integers(1, 60), held_out=st.integers(0, 30), shards=st.integers(1, 7))
 def test_shards_are_disjoint_and_together_the_set(count, patients, held_out, shards):
-    shared = SharedSet(None, np.zeros((count, 30), np.float32), max(count - held_out, 1), None)
+    shared = SharedSet(
+        None, np.zeros((count, 30), np.float32), np.zeros((count, 5), np.float32), max(count - held_out, 1), None
+    )
     training = [row for k in range(shards) for row in range(*shared.shard_bounds(k, shards))]
     unseen = [row for k in range(shards) for row in range(*shared.held_out_bounds(k, shards))]
     assert training + unseen == list(range(count))

@@ -9,15 +9,18 @@ import torch
 
 from core.config import ExperimentConfig, with_overrides
 from core.ecg.dataset import DatasetInfo, EcgDataset
+from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import ConfigError, DataError
 from core.learning.regression import target_code
 from core.synthetic.hospitals import simulated_hospitals
 from core.synthetic.recipe import generate, recipe_of, target_scale, to_int16
 from core.synthetic.source import (
+    TRUTH,
     absolute_paths,
     draw,
     held_out_of,
+    knows_classes,
     name_of,
     open_source,
     rate_of,
@@ -64,8 +67,16 @@ class TestRecipe:
     def test_is_drawn_with_its_mask_where_that_is_asked_for(self):
         source = open_source(settings_of("synthetic.size=100"), RECORDS)
         signals, truth, mask = draw(source, 3, 7, CPU, mask=True)
-        assert (signals.shape, truth.shape, mask.shape) == ((4, 12, 1000), (4, len(MEASURES)), (4, 1000))
+        assert (signals.shape, truth.shape, mask.shape) == ((4, 12, 1000), (4, len(TRUTH)), (4, 1000))
         assert draw(source, 3, 7, CPU)[2] is None
+
+    def test_tells_measures_and_superclasses_of_each_record(self):
+        source = open_source(settings_of("synthetic.size=100"), RECORDS)
+        truth, made = draw(source, 3, 40, CPU)[1].numpy(), generate(source, 3, 40)
+        np.testing.assert_array_equal(truth[:, : len(MEASURES)], made.truth)
+        np.testing.assert_array_equal(truth[:, len(MEASURES) :], made.labels)
+        assert (made.labels.any(axis=0)).all()
+        assert knows_classes(source)
 
     def test_that_is_impossible_is_refused(self):
         with pytest.raises(ConfigError, match="lbb"):
@@ -97,13 +108,32 @@ class TestFolder:
         np.testing.assert_allclose(rates, np.sort(source.truth[:32, 0]), rtol=1e-6)
         signals, truth, mask = draw(source, 5, 6, CPU)
         np.testing.assert_allclose(signals.numpy(), source.records(5, 6)[0])
-        assert (truth.shape, mask) == ((1, len(MEASURES)), None)
+        assert (truth.shape, mask) == ((1, len(TRUTH)), None)
 
     def test_knows_only_the_measures_that_stand_in_it(self, folder):
         source = open_source(self.settings(folder), RECORDS)
         assert np.isfinite(target_code(source, ("hr", "axis"), "lead-zscore").mean).all()
         with pytest.raises(ConfigError, match=r"knows no t of any record; take it out of pretrain\.targets"):
             target_code(source, ("hr", "t"), "lead-zscore")
+
+    def test_tells_the_superclasses_that_stand_in_its_table(self, folder):
+        source = open_source(self.settings(folder), RECORDS)
+        table = EcgDataset.open(folder)
+        labels = {record: row for record, row in zip(table.records["record"], table.labels, strict=True)}
+        told = draw(source, 0, 40, CPU)[1][:, len(MEASURES) :].numpy()
+        order = source._dataset.records["record"]
+        np.testing.assert_array_equal(told, np.stack([labels[record] for record in order]))
+        assert target_code(source, ("hr", "class"), "lead-zscore").classes
+
+    def test_without_labels_is_refused_for_the_class_alone(self, folder, tmp_path):
+        table = EcgDataset.open(folder)
+        records = table.records.assign(**dict.fromkeys(SUPERCLASSES, 0))
+        EcgDataset(table.signals, records, replace(table.info, fingerprint="")).write(tmp_path / "set")
+        source = open_source(self.settings(tmp_path / "set"), RECORDS)
+        assert np.isnan(draw(source, 0, 3, CPU)[1].numpy()[:, len(MEASURES) :]).all()
+        assert not target_code(source, ("hr",), "lead-zscore").classes
+        with pytest.raises(ConfigError, match=r"knows no class of any record; take it out of pretrain\.targets"):
+            target_code(source, ("hr", "class"), "lead-zscore")
 
     def test_has_no_mask(self, folder):
         source = open_source(self.settings(folder), RECORDS)

@@ -102,7 +102,8 @@ class TestBatches:
         assert sorted(numbered.made) == [(PIECE // 2, PIECE), (PIECE, 2 * PIECE), (2 * PIECE, 2 * PIECE + 10)]
 
     def test_are_the_records_of_the_recipe(self):
-        truth = generate(RECIPE, 500, 530).truth
+        made = generate(RECIPE, 500, 530)
+        truth = np.concatenate([made.truth, made.labels], axis=1)
         (signals, streamed, mask), *others = batches_of(500, 530, 30, mask=True)
         assert not others
         assert signals.shape == (30, 12, 1000)

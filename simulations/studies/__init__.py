@@ -1,0 +1,1 @@
+"""Studies: arms that share everything but one thing, compared patient by patient."""

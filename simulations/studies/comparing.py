@@ -1,0 +1,189 @@
+"""Measures of a study's arms and of their differences, with patients resampled alike in all of them.
+
+Every arm scored the same test records. A replicate of the bootstrap draws patients, and all arms are measured on the same
+draw: the interval of a difference then does not hold the part that the draw has in common (Efron and Tibshirani 1993,
+chapter 8; the Poisson bootstrap of Chamandy et al. 2012).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import DataError
+from core.evaluation import auprc, auroc, defined_scores, macro, patient_bootstrap_weights
+
+Floats = npt.NDArray[np.float64]
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run wrote of the test records.
+
+    Attributes
+    ----------
+    logits : ndarray of shape (n, 5)
+    labels : ndarray of shape (n, 5)
+    records, patients, sites : ndarray of str, shape (n,)
+    """
+
+    logits: Floats
+    labels: npt.NDArray[np.uint8]
+    records: npt.NDArray[np.str_]
+    patients: npt.NDArray[np.str_]
+    sites: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """An arm's measures on the test set (first) and on each replicate.
+
+    Attributes
+    ----------
+    auroc, auprc : ndarray of shape (1 + B, 5)
+        NaN where a class has no positive or no negative record.
+    f1 : ndarray of shape (5,)
+        At probability 0.5.
+    by_site : dict of str to float
+        Macro AUROC on each site's own test records; NaN where none is defined.
+    """
+
+    auroc: Floats
+    auprc: Floats
+    f1: Floats
+    by_site: dict[str, float]
+
+
+def read_predictions(run: Path) -> Predictions:
+    """Read a run's ``predictions.npz``.
+
+    Raises
+    ------
+    DataError
+        When there is none, or it cannot be read.
+    """
+    path = run / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = {name: file[name] for name in Predictions.__dataclass_fields__}
+    except FileNotFoundError:
+        raise DataError(f"{run} has no predictions.npz; run it with --set run.predictions=true") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); run its arm again") from None
+    return Predictions(**{**parts, "logits": parts["logits"].astype(np.float64)})
+
+
+def require_same_records(one: Predictions, other: Predictions, names: tuple[str, str]) -> None:
+    """Refuse to compare runs that were measured on different records, or with different labels.
+
+    Raises
+    ------
+    DataError
+    """
+    if not np.array_equal(one.records, other.records):
+        raise DataError(
+            f"{names[0]} and {names[1]} were measured on different test records ({len(one.records)} and "
+            f"{len(other.records)}); compare runs of one set and one split"
+        )
+    if not np.array_equal(one.labels, other.labels) or not np.array_equal(one.patients, other.patients):
+        raise DataError(
+            f"{names[0]} and {names[1]} give the same records other labels or patients; compare runs of one set"
+        )
+
+
+def resampling(predictions: Predictions, replicates: int) -> npt.NDArray[np.uint8]:
+    """Return the weights of the records, (1 + B, n), the first row the set itself."""
+    return patient_bootstrap_weights(predictions.patients.tolist(), replicates, BOOTSTRAP_SEED)
+
+
+def measure(predictions: Predictions, weights: npt.NDArray[np.uint8]) -> Measures:
+    """Measure one arm.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    weights : ndarray of shape (1 + B, n)
+        From :func:`resampling`.
+    """
+    logits = defined_scores(predictions.logits)
+    areas, precisions = [], []
+    for scores, truth in zip(logits.T, predictions.labels.T, strict=True):
+        histograms = _by_score(scores, truth, weights)
+        areas.append(auroc(histograms))
+        precisions.append(auprc(histograms))
+    by_site = {}
+    for site in np.unique(predictions.sites):
+        own = predictions.sites == site
+        ones = np.ones((1, int(own.sum())), np.uint8)
+        of_classes = [
+            auroc(_by_score(scores[own], truth[own], ones))[0]
+            for scores, truth in zip(logits.T, predictions.labels.T, strict=True)
+        ]
+        by_site[str(site)] = float(macro(np.array(of_classes)))
+    called = logits >= 0
+    right = (called & (predictions.labels == 1)).sum(0)
+    wrong = called.sum(0) + predictions.labels.sum(0)
+    return Measures(
+        np.stack(areas, axis=1),
+        np.stack(precisions, axis=1),
+        np.divide(2.0 * right, wrong, out=np.full(len(right), np.nan), where=wrong > 0),
+        by_site,
+    )
+
+
+def mean_of(measures: list[Floats]) -> Floats:
+    """Return the mean over arms (seeds, hospitals), replicate by replicate; an undefined value is left out."""
+    return macro(np.moveaxis(np.stack(measures), 0, -1))
+
+
+def interval(replicates: Floats) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of replicates (B,); None where there are none."""
+    defined = replicates[~np.isnan(replicates)]
+    if not len(defined):
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def p_value(differences: Floats) -> float:
+    """Return the two-sided bootstrap p value of no difference.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (B,)
+
+    Returns
+    -------
+    float
+        Twice the smaller share of replicates on one side of 0, each counted with the set itself so that it is never 0
+        (Davison and Hinkley 1997, section 4.2).
+    """
+    count = len(differences)
+    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (1 + count))
+
+
+def holm(values: list[float]) -> list[float]:
+    """Return p values corrected for their number (Holm 1979): the chance that any is wrong stays below its level."""
+    order = np.argsort(values, kind="stable")
+    corrected, least = [1.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = least
+    return corrected
+
+
+def _by_score(scores: Floats, truth: npt.NDArray[np.uint8], weights: npt.NDArray[np.uint8]) -> Floats:
+    """Return the weight of negative and positive records at each distinct score, (1 + B, 2, distinct)."""
+    distinct, place = np.unique(scores, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    sorted_weights, positive = weights[:, order].astype(np.float64), truth[order] == 1
+    halves = [np.add.reduceat(sorted_weights * side, starts, axis=1) for side in (~positive, positive)]
+    return np.stack(halves, axis=1)

@@ -1,0 +1,64 @@
+"""Commands of ours in processes that need not start Python again: importing torch takes longer than a small run.
+
+A server process imports everything once; each command is forked from it (multiprocessing's forkserver), with its output in a
+file and in a session of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from multiprocessing import get_context
+from pathlib import Path
+
+from core.processes import KILL_SECONDS, die_with_parent
+
+ENDING_SECONDS = 10.0
+"""In which a command that is told to end has to."""
+
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["simulations.studies.preloaded"])
+
+
+def call(words: list[str], log: Path, stopping: threading.Event) -> int | None:
+    """Carry out ``cardiofed WORDS`` and wait for its end, or end it when told to stop.
+
+    Parameters
+    ----------
+    words : list of str
+    log : Path
+        Where its output goes.
+    stopping : threading.Event
+
+    Returns
+    -------
+    int or None
+        Its exit code; negative: the signal that ended it.
+    """
+    process = _CONTEXT.Process(target=_carry_out, args=(words, str(log)))
+    process.start()
+    assert process.pid is not None
+    while process.is_alive():
+        process.join(0.2)
+        if stopping.is_set():
+            for sign, seconds in ((signal.SIGTERM, ENDING_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, sign)
+                process.join(seconds)
+    return process.exitcode
+
+
+def _carry_out(words: list[str], log: str) -> None:
+    os.setsid()
+    # Not to go on, as nobody's process, when the study is killed: the server then ends, and this with it.
+    die_with_parent()
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["cardiofed", *words]
+    from simulations.cli import main
+
+    main()

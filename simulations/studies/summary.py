@@ -1,0 +1,387 @@
+"""What came out of a study, as one JSON file and four tables; an unfinished one says what it has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from clients.hospital import open_federation
+from core.config import ExperimentConfig, load_config, with_overrides
+from core.ecg.labels import SUPERCLASSES
+from core.errors import CardiofedError, DataError
+from core.evaluation import macro
+from core.tasks import release
+from simulations.studies.arms import (
+    Arm,
+    Group,
+    arms_of,
+    audit_name,
+    audits_of,
+    comparisons,
+    settings_of,
+)
+from simulations.studies.comparing import (
+    Floats,
+    Measures,
+    Predictions,
+    holm,
+    interval,
+    mean_of,
+    measure,
+    p_value,
+    read_predictions,
+    require_same_records,
+    resampling,
+)
+from simulations.studies.running import outcome
+from simulations.studies.study_file import Study
+
+TITLES = {
+    "compare": "Federated against centralized and local",
+    "privacy-curve": "What privacy costs",
+    "low-data": "How many patients it takes",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An arm as it stands.
+
+    Attributes
+    ----------
+    arm : Arm
+    row : dict
+        What ``study.json`` says of it.
+    measures : Measures or None
+        None: it has not ended, or failed.
+    """
+
+    arm: Arm
+    row: dict[str, Any]
+    measures: Measures | None = None
+
+
+def summarise_study(study: Study, out: Path, told: Callable[[int], object] = lambda arms: None) -> dict[str, Any]:
+    """Measure what is there, and write ``study.json`` and the CSV files.
+
+    Parameters
+    ----------
+    study : Study
+    out : Path
+        Its folder.
+    told : callable
+        Told how many arms have been measured.
+
+    Returns
+    -------
+    dict
+        The content of ``study.json``.
+
+    Raises
+    ------
+    DataError
+        When arms were measured on different records.
+    """
+    runs = {arm: out / "arms" / arm.name for arm in arms_of(study)}
+    rows = [_described(study, arm, run, out) for arm, run in runs.items()]
+    ended = measured(list(runs), rows, list(runs.values()), study.settings.replicates, told)
+    sites = study.experiment.federation.sites
+    missing = [row for row in rows if row["status"] != "done"]
+    summary = {
+        "kind": study.kind,
+        "title": study.settings.title or TITLES[study.kind],
+        "status": "unfinished" if missing else "done",
+        **provenance(),
+        "data": _data(study.experiment, ended, runs),
+        "hospitals": [each for seed in study.settings.seeds if (each := hospitals_of(study.experiment, seed))],
+        **compared(ended, dict.fromkeys(study.settings.seeds, sites)),
+        "audit": _audits(study, out),
+        "notes": _notes(rows),
+    }
+    write_study(summary, out)
+    return summary
+
+
+def provenance() -> dict[str, Any]:
+    """Return when, by what and how a summary was made."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "release": release(),
+        "command": " ".join(["cardiofed", *sys.argv[1:]]),
+        "classes": list(SUPERCLASSES),
+    }
+
+
+def measured(
+    arms: list[Arm], rows: list[dict[str, Any]], runs: list[Path], replicates: int, told: Callable[[int], object]
+) -> list[Ended]:
+    """Measure the arms that are done, those of a seed on the same resampled patients, and add it to their rows.
+
+    On a real set all seeds have the same test records, and so the same patients in a replicate; simulated hospitals are
+    others with each seed.
+
+    Raises
+    ------
+    DataError
+        When arms of a seed were measured on different records.
+    """
+    ended = []
+    of_seed: dict[int, tuple[str, Predictions, npt.NDArray[np.uint8]]] = {}
+    for number, (arm, row, run) in enumerate(zip(arms, rows, runs, strict=True), start=1):
+        measures = None
+        if row["status"] == "done":
+            predictions = read_predictions(run)
+            if arm.seed not in of_seed:
+                of_seed[arm.seed] = row["name"], predictions, resampling(predictions, replicates)
+            name, first, weights = of_seed[arm.seed]
+            require_same_records(first, predictions, (name, row["name"]))
+            measures = measure(predictions, weights)
+            row |= _measured(measures) | _cost(run)
+        ended.append(Ended(arm, row, measures))
+        told(number)
+    return ended
+
+
+def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
+    """Return the arms, their groups over the seeds, and the differences of groups.
+
+    Parameters
+    ----------
+    ended : list of Ended
+    sites : dict of int to int
+        Seeds, each with the number of hospitals: so many local arms stand for one.
+    """
+    by_group: dict[Group, dict[int, list[Ended]]] = {}
+    for each in ended:
+        by_seed = by_group.setdefault(each.arm.group, {seed: [] for seed in sites})
+        if each.measures is not None:
+            by_seed[each.arm.seed].append(each)
+    whole = {
+        group: {
+            seed: arms
+            for seed, arms in by_seed.items()
+            if len(arms) == (sites[seed] if group.topology == "local" else 1)
+        }
+        for group, by_seed in by_group.items()
+    }
+    delta = {each.arm.group: each.row["delta"] for each in ended}
+    areas = {
+        group: {seed: mean_of([_areas(each) for each in arms]) for seed, arms in by_seed.items()}
+        for group, by_seed in whole.items()
+    }
+    keys = {group: {**asdict(group), "patients": group.patients or None, "delta": delta[group]} for group in by_group}
+    return {
+        "arms": [each.row for each in ended],
+        "groups": [
+            {"label": group.words, **keys[group], "seeds": list(by_seed), "complete": len(by_seed) == len(sites)}
+            | _grouped([each.row for arms in by_seed.values() for each in arms], list(areas[group].values()))
+            for group, by_seed in whole.items()
+            if by_seed
+        ],
+        "differences": _differences(areas, keys),
+    }
+
+
+def write_study(summary: dict[str, Any], out: Path) -> None:
+    """Write ``study.json`` and, for other programs, ``arms.csv``, ``differences.csv``, ``by_class.csv``, ``by_site.csv``."""
+    (out / "study.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    keys = ["topology", "start", "variant", "epsilon", "delta", "unit", "patients"]
+    nested = ("settings", "by_class", "by_site", "interval")
+    plain = [{key: value for key, value in row.items() if key not in nested} for row in summary["arms"]]
+    ends = [dict(zip(("low", "high"), row.get("interval") or (None, None), strict=True)) for row in summary["arms"]]
+    pd.DataFrame([row | end for row, end in zip(plain, ends, strict=True)]).to_csv(out / "arms.csv", index=False)
+    differences = []
+    for row in summary["differences"]:
+        low, high = row["interval"] or (None, None)
+        one, other = (row[side] for side in ("of", "against"))
+        line = {"kind": row["kind"], "label": row["label"], "difference": row["difference"], "low": low, "high": high}
+        line |= {"p": row["p"], "p_holm": row["p_holm"]}
+        differences.append(line | {f"of_{k}": one[k] for k in keys} | {f"against_{k}": other[k] for k in keys})
+    pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
+    for name in ("by_class", "by_site"):
+        lines = []
+        for group in summary["groups"]:
+            for part, found in group[name].items():
+                low, high = (found.get("interval") or (None, None)) if isinstance(found, dict) else (None, None)
+                area = found["auroc"] if isinstance(found, dict) else found
+                lines.append(
+                    {key: group[key] for key in keys} | {name[3:]: part, "auroc": area, "low": low, "high": high}
+                )
+        pd.DataFrame(lines).to_csv(out / f"{name}.csv", index=False)
+
+
+def _described(study: Study, arm: Arm, run: Path, out: Path) -> dict[str, Any]:
+    status, reason = outcome(run)
+    settings = settings_of(study, arm, Path("backbones"))
+    changes = dict(change.partition("=")[::2] for change in settings)
+    privacy = with_overrides(study.experiment, settings).privacy
+    return {
+        "name": arm.name,
+        **asdict(arm.group),
+        "patients": arm.group.patients or None,
+        "delta": privacy.delta if privacy.enabled else None,
+        "site": None if arm.site is None else f"site-{arm.site}",
+        "seed": arm.seed,
+        "status": status,
+        "reason": reason,
+        "run": str(run.relative_to(out)),
+        "settings": changes,
+    }
+
+
+def _measured(measures: Measures) -> dict[str, Any]:
+    return {
+        "auroc": _number(macro(measures.auroc[0])),
+        "interval": interval(macro(measures.auroc[1:])),
+        "auprc": _number(macro(measures.auprc[0])),
+        "f1": _number(macro(measures.f1)),
+        "by_class": _by_class(measures.auroc),
+        "by_site": {site: _number(area) for site, area in measures.by_site.items()},
+    }
+
+
+def _by_class(areas: Floats) -> dict[str, Any]:
+    return {
+        label: {"auroc": _number(column[0]), "interval": interval(column[1:])}
+        for label, column in zip(SUPERCLASSES, areas.T, strict=True)
+    }
+
+
+def _cost(run: Path) -> dict[str, Any]:
+    """Return what fine-tuning cost: time, bytes to and from all sites, and records that a gradient was computed of."""
+    results = json.loads((run / "results.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rounds = [line for line in lines if line["phase"] == "finetune"]
+    config = load_config(run / "config.toml")
+    share = config.finetune.local_epochs
+    records = {site["name"]: site.get("train_records", 0) for site in results["sites"]}
+    seen = sum(records.get(name, 0) for line in rounds for name in line["answered"]) * share
+    spent = [site["epsilon"] for site in results["privacy"]["sites"] if site.get("epsilon") is not None]
+    return {
+        "epsilon_spent": max(spent, default=None) if config.privacy.enabled else None,
+        "seconds": round(sum(line["seconds"] for line in rounds), 2),
+        "bytes": sum(line["bytes_down"] + line["bytes_up"] for line in rounds),
+        "records_seen": seen,
+    }
+
+
+def _areas(ended: Ended) -> Floats:
+    assert ended.measures is not None
+    return ended.measures.auroc
+
+
+def _grouped(rows: list[dict[str, Any]], areas: list[Floats]) -> dict[str, Any]:
+    """Return the mean over seeds; ``areas`` holds (1 + B, 5) for each seed, local arms' mean over the hospitals."""
+    values = [float(macro(area[0])) for area in areas]
+    sites = sorted({site for row in rows for site in row["by_site"]})
+    return {
+        "values": values,
+        "auroc": _mean(values),
+        "interval": interval(mean_of([macro(area) for area in areas])[1:]),
+        "by_class": _by_class(mean_of(areas)),
+        "by_site": {site: _mean([row["by_site"].get(site) for row in rows]) for site in sites},
+        **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1", "seconds", "bytes", "records_seen")},
+    }
+
+
+def _differences(areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each paired difference over the seeds that both sides have."""
+    rows: list[dict[str, Any]] = []
+    for kind, of, against in comparisons(list(areas)):
+        seeds = [seed for seed in areas[of] if seed in areas[against]]
+        if not seeds:
+            continue
+        each = [macro(areas[of][seed]) - macro(areas[against][seed]) for seed in seeds]
+        mean = mean_of(each)
+        rows.append(
+            {
+                "kind": kind,
+                "label": of.words,
+                "of": keys[of],
+                "against": keys[against],
+                "seeds": seeds,
+                "values": [float(difference[0]) for difference in each],
+                "difference": float(mean[0]),
+                "interval": interval(mean[1:]),
+                "p": p_value(mean[1:]),
+            }
+        )
+    corrected = holm([float(row["p"]) for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+
+
+def _data(experiment: ExperimentConfig, ended: list[Ended], runs: dict[Arm, Path]) -> dict[str, Any]:
+    folds = experiment.data
+    data: dict[str, Any] = {"train_folds": list(folds.train_folds), "test_folds": list(folds.test_folds)}
+    first = next((each.arm for each in ended if each.measures is not None), None)
+    return data | (data_of(runs[first]) if first else {})
+
+
+def data_of(run: Path) -> dict[str, Any]:
+    """Return what a run says of its records, and of those it was measured on."""
+    record = json.loads((run / "run.json").read_text())["data"]
+    predictions = read_predictions(run)
+    return {key: record[key] for key in ("name", "fingerprint", "rate", "records", "patients")} | {
+        "test_records": len(predictions.records),
+        "test_patients": len(np.unique(predictions.patients)),
+    }
+
+
+def hospitals_of(experiment: ExperimentConfig, seed: int) -> dict[str, Any] | None:
+    """Return the hospitals that a seed gives, with their training records by class; None where it gives none."""
+    try:
+        federation = open_federation(with_overrides(experiment, [f"run.seed={seed}"]))
+    except CardiofedError:
+        return None
+    patients, labels = federation.dataset.records["patient"].to_numpy(), federation.dataset.labels
+    sites = [
+        {
+            "name": hospital.name,
+            "patients": len(np.unique(patients[hospital.train])),
+            "records": len(hospital.train),
+            "test_patients": len(np.unique(patients[hospital.test])),
+            "classes": dict(zip(SUPERCLASSES, labels[hospital.train].sum(0).tolist(), strict=True)),
+        }
+        for hospital in federation.hospitals
+    ]
+    return {"seed": seed, "sites": sites}
+
+
+def _audits(study: Study, out: Path) -> list[dict[str, Any]]:
+    found = []
+    for start, epsilon in audits_of(study):
+        path = out / "audits" / audit_name(start, epsilon) / "audit.json"
+        if not path.is_file():
+            continue
+        try:
+            bounds = json.loads(path.read_text())["bounds"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete {path.parent} and call again") from None
+        found += [{"epsilon": epsilon, "start": start, "lower": lower, "bound": kind} for kind, lower in bounds.items()]
+    return found
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    waiting = sum(row["status"] == "waiting" for row in rows)
+    notes = (
+        [f"{waiting} of {len(rows)} arms have not ended yet; the same command goes on with them."] if waiting else []
+    )
+    return notes + [f"{row['name']}: {row['reason']}" for row in rows if row["status"] == "failed"]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,167 @@
+"""Which arms a study has, what each changes, and which two are compared."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import ExperimentConfig, with_overrides
+from simulations.studies.arms import (
+    Arm,
+    Group,
+    arms_of,
+    audit_settings,
+    backbone_settings,
+    backbones_of,
+    comparisons,
+    groups_of,
+    settings_of,
+)
+from simulations.studies.study_file import Study, StudySettings
+
+BACKBONES = Path("backbones")
+
+
+def study_of(**changes) -> Study:
+    experiment = with_overrides(ExperimentConfig(), ["federation.sites=4", "federation.min_sites=3"])
+    return Study("compare", StudySettings.model_validate(changes), experiment)
+
+
+def config_of(study: Study, arm: Arm) -> ExperimentConfig:
+    return with_overrides(study.experiment, settings_of(study, arm, BACKBONES))
+
+
+def chosen(study: Study, **wanted) -> Arm:
+    return next(arm for arm in arms_of(study) if all(getattr(arm.group, k) == v for k, v in wanted.items()))
+
+
+class TestArms:
+    def test_three_topologies_two_starts_two_privacies_three_seeds(self):
+        study = study_of()
+        # 2 starts x 2 privacies x 3 seeds; a centralized and a federated one, and a local one for each of 4 hospitals.
+        assert len(arms_of(study)) == 12 * (1 + 1 + 4)
+        assert len(groups_of(study)) == 12
+        assert backbones_of(study) == [("transferred", seed) for seed in (0, 1, 2)]
+
+    def test_an_arm_without_privacy_stands_once_however_many_units_there_are(self):
+        study = study_of(units=["patient", "record"], topologies=["federated"], starts={"scratch": []}, seeds=[0])
+        assert [(arm.group.epsilon, arm.group.unit) for arm in arms_of(study)] == [
+            (None, None), (8.0, "patient"), (8.0, "record"),
+        ]  # fmt: skip
+
+    @given(
+        st.sets(st.sampled_from(["centralized", "federated", "local"]), min_size=1),
+        st.sets(st.sampled_from(["inf", 0.5, 8.0, 16.0]), min_size=1),
+        st.sets(st.sampled_from(["patient", "record"]), min_size=1),
+        st.sets(st.integers(0, 5), min_size=1),
+        st.sets(st.integers(0, 90), min_size=1),
+    )
+    @settings(max_examples=50, deadline=None)
+    def test_no_two_arms_share_a_folder_or_a_config(self, topologies, epsilons, units, seeds, patients):
+        study = study_of(
+            topologies=sorted(topologies), epsilons=sorted(epsilons, key=str), units=sorted(units), seeds=sorted(seeds),
+            patients=sorted(patients),
+        )  # fmt: skip
+        arms = arms_of(study)
+        assert len({arm.name for arm in arms}) == len(arms)
+        assert len({config_of(study, arm).to_toml() for arm in arms}) == len(arms)
+
+
+class TestSettings:
+    def test_a_centralized_arm_pools_the_very_hospitals_of_the_federated_one(self):
+        study = study_of()
+        pooled, spread = (config_of(study, chosen(study, topology=name)) for name in ("centralized", "federated"))
+        assert pooled.federation.pooled
+        assert pooled.federation.participants == 1
+        same = {"pooled", "min_sites"}
+        assert pooled.federation.model_dump(exclude=same) == spread.federation.model_dump(exclude=same)
+
+    def test_a_local_arm_is_one_hospital_of_the_same_partition(self):
+        study = study_of()
+        arms = [arm for arm in arms_of(study) if arm.group.topology == "local"][:4]
+        assert [config_of(study, arm).federation.members for arm in arms] == [(0,), (1,), (2,), (3,)]
+        assert {config_of(study, arm).federation.min_sites for arm in arms} == {1}
+        assert {config_of(study, arm).federation.sites for arm in arms} == {4}
+
+    def test_privacy_is_on_with_an_epsilon_and_off_without(self):
+        study = study_of(epsilons=["inf", 2.0], units=["record"])
+        private = config_of(study, chosen(study, epsilon=2.0)).privacy
+        assert (private.enabled, private.epsilon, private.unit) == (True, 2.0, "record")
+        assert not config_of(study, chosen(study, epsilon=None)).privacy.enabled
+
+    def test_arms_of_one_seed_and_start_take_one_backbone(self):
+        study = study_of()
+        taken = {
+            config_of(study, arm).pretrain.from_run
+            for arm in arms_of(study)
+            if arm.group.start == "transferred" and arm.seed == 1
+        }
+        assert taken == {"backbones/transferred-seed-1"}
+        scratch = config_of(study, chosen(study, start="scratch")).pretrain
+        assert not scratch.enabled
+
+    def test_a_backbone_is_pretrained_without_privacy_on_its_targets(self):
+        study = study_of(starts={"scratch": [], "rich": ["hr", "axis"]})
+        config = with_overrides(study.experiment, backbone_settings(study, "rich", 2))
+        assert config.pretrain.targets == ("hr", "axis")
+        assert config.run.seed == 2
+        assert not config.privacy.enabled
+
+    def test_what_holds_when_is_set_there_and_nowhere_else(self):
+        study = study_of(
+            when=[
+                {"epsilon": "private", "set": ["finetune.optimizer=sgd", "finetune.learning_rate=0.1"]},
+                {"epsilon": "private", "start": "scratch", "set": ["finetune.learning_rate=0.3"]},
+                {"epsilon": 8.0, "topology": "local", "set": ["finetune.rounds=2"]},
+                {"epsilon": "inf", "set": ["finetune.rounds=9"]},
+            ]
+        )
+        found = {
+            (arm.group.topology, arm.group.start, arm.group.epsilon): (
+                config.finetune.optimizer, config.finetune.learning_rate, config.finetune.rounds,
+            )
+            for arm in arms_of(study)
+            for config in [config_of(study, arm)]
+        }  # fmt: skip
+        assert found["federated", "scratch", None] == ("adamw", 0.001, 9)
+        assert found["federated", "scratch", 8.0] == ("sgd", 0.3, 8)
+        assert found["federated", "transferred", 8.0] == ("sgd", 0.1, 8)
+        assert found["local", "transferred", 8.0] == ("sgd", 0.1, 2)
+
+    def test_an_attack_is_on_the_centralized_private_arm(self):
+        study = study_of(audits=[4.0])
+        config = with_overrides(study.experiment, audit_settings(study, "transferred", 4.0, BACKBONES))
+        assert (config.privacy.enabled, config.privacy.epsilon, config.federation.pooled) == (True, 4.0, True)
+        assert not config.run.predictions
+
+
+class TestComparisons:
+    def test_two_arms_that_are_compared_differ_in_one_thing(self):
+        study = study_of(
+            epsilons=["inf", 2.0, 8.0], units=["patient", "record"], patients=[0, 25], variants={"": [], "prox": []}
+        )
+        pairs = comparisons(groups_of(study))
+        assert pairs
+        for kind, one, other in pairs:
+            differing = {name for name, value in asdict(one).items() if asdict(other)[name] != value}
+            expected = {"epsilon", "unit"} if kind == "private - not private" else None
+            assert differing == expected if expected else len(differing) == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "count"),
+        [
+            ("transferred - scratch", 6),
+            ("federated - centralized", 4),
+            ("federated - local", 4),
+            ("private - not private", 6),
+        ],
+    )
+    def test_each_question_is_asked_of_every_arm_that_can_answer_it(self, kind, count):
+        pairs = comparisons(groups_of(study_of()))
+        assert sum(name == kind for name, _, _ in pairs) == count
+
+    def test_a_group_says_what_it_is(self):
+        words = Group("federated", "rich", 0.5, "record", 25, "prox").words
+        assert words == "federated, rich, epsilon 0.5, per record, 25 patients a site, prox"

@@ -1,0 +1,149 @@
+"""Studies as a user calls them: killed at random and gone on with, with an arm that cannot run, and mixed up."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_campaigns import cardiofed
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+
+TINY = """
+[data]
+simulated_patients = 25
+[synthetic]
+size = 96
+held_out = 32
+[pretrain]
+enabled = {pretrain}
+rounds = 1
+batch_size = 16
+[finetune]
+rounds = 2
+local_epochs = 1
+batch_size = 16
+[privacy]
+delta = 1e-3
+sampling_rate = 0.5
+evaluation = "clear"
+counts = "clear"
+loss = "clear"
+[federation]
+sites = 2
+[run]
+name = "tiny"
+device = "cpu"
+bootstrap = 0
+examples = 0
+[study]
+replicates = 100
+"""
+
+
+def written(tmp_path, text="", pretrain="false"):
+    path = tmp_path / "study.toml"
+    path.write_text(TINY.format(pretrain=pretrain) + text)
+    return path
+
+
+def plain(study: Path) -> dict:
+    """What a study found, without what it took."""
+    found = json.loads((study / "study.json").read_text())
+    for row in (*found["arms"], *found["groups"]):
+        row.pop("seconds", None)
+    return {key: found[key] for key in ("status", "data", "hospitals", "arms", "groups", "differences", "notes")}
+
+
+class Killed:
+    """A study's process and whatever it started, to be killed at once."""
+
+    def __init__(self, config: Path, out: Path) -> None:
+        self.process = subprocess.Popen(
+            [BIN / "cardiofed", "compare", config, "--out", out, "--jobs", "2"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CARDIOFED_TEST": str(out)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self.mark = f"CARDIOFED_TEST={out}".encode()
+
+    def kill(self) -> None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+            except OSError:
+                continue
+        self.process.wait()
+
+
+def test_a_study_of_twenty_arms_killed_at_random_ends_with_the_table_of_one_left_alone(tmp_path):
+    text = 'seeds = [0, 1, 2, 3, 4]\ntopologies = ["centralized", "federated"]\nstarts = {scratch = []}\n'
+    text += (
+        '[[study.when]]\nepsilon = "private"\nset = ["finetune.optimizer=sgd", "privacy.insecure_deterministic=true"]\n'
+    )
+    config = written(tmp_path, text)
+    rng = random.Random(0)
+    killed = 0
+    while killed < 4:
+        study = Killed(config, tmp_path / "killed")
+        wanted, deadline = rng.uniform(4, 16), time.monotonic()
+        while time.monotonic() - deadline < wanted and study.process.poll() is None:
+            time.sleep(0.05)
+        if study.process.poll() is not None:
+            break
+        study.kill()
+        killed += 1
+    assert killed
+    assert cardiofed("compare", config, "--out", tmp_path / "killed", "--jobs", "2").code == 0
+    assert cardiofed("compare", config, "--out", tmp_path / "alone", "--jobs", "2").code == 0
+    one, other = plain(tmp_path / "killed"), plain(tmp_path / "alone")
+    assert one["status"] == "done"
+    assert len(one["arms"]) == 20
+    assert all(row["status"] == "done" for row in one["arms"])
+    assert one == other
+
+
+def test_an_arm_that_cannot_run_is_reported_while_the_others_go_on(tmp_path):
+    text = 'seeds = [0]\ntopologies = ["federated"]\nepsilons = ["inf", 1e-4]\n'
+    text += '[[study.when]]\nepsilon = "private"\nset = ["finetune.optimizer=sgd"]\n'
+    ended = cardiofed("compare", written(tmp_path, text, "true"), "--out", tmp_path / "out", "--jobs", "2")
+    assert ended.code == 1
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    failed = [row for row in study["arms"] if row["status"] == "failed"]
+    assert [row["epsilon"] for row in failed] == [1e-4, 1e-4]
+    assert all("would have exceeded the site's privacy budget" in row["reason"] for row in failed)
+    assert study["status"] == "unfinished"
+    assert [(group["start"], group["epsilon"]) for group in study["groups"]] == [
+        ("scratch", None),
+        ("transferred", None),
+    ]
+    assert [row["kind"] for row in study["differences"]] == ["transferred - scratch"]
+    assert any("privacy budget" in note for note in study["notes"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "would have exceeded the site" in page
+    assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
+        "arms.csv", "differences.csv", "by_class.csv", "by_site.csv",
+    }  # fmt: skip
+
+
+def test_another_study_does_not_go_into_the_same_folder(tmp_path):
+    config = written(tmp_path, 'seeds = [0]\ntopologies = ["local"]\nepsilons = ["inf"]\nstarts = {scratch = []}\n')
+    assert cardiofed("compare", config, "--out", tmp_path / "out").code == 0
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [row["site"] for row in study["arms"]] == ["site-0", "site-1"]
+    (group,) = study["groups"]
+    values = [row["auroc"] for row in study["arms"]]
+    assert group["values"] == [pytest.approx(sum(values) / 2, abs=0.02)]
+    other = cardiofed("compare", config, "--out", tmp_path / "out", "--set", "finetune.rounds=3")
+    assert other.code == 2
+    assert "holds a study with other settings" in other.err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert "holds no study" in cardiofed("compare", config, "--out", tmp_path / "mine").err
