@@ -4,9 +4,10 @@
 
 DATA holds ``ptbxl-500`` and ``ptbxl-zscored``. Four sites by Dirichlet 0.5, delta 1e-4, patients protected, as
 configs/ptbxl.toml and configs/ptbxl-private.toml have it but for what ``ARMS`` names. Backbones are pretrained once a seed,
-over four sites, and every arm begins with the head that pretraining gave it. Step sizes: of private arms from trials on fold 7
-(docs/log.md) with which simulated hospitals agree (benchmarks/private_defaults.py), of the others the best of a few on fold 7 after training on folds 1 to 6 (seed 0;
-``--arms try``). ``--arms`` chooses arms whose name holds one of the words. Finished runs are not repeated.
+over four sites, and every arm begins with the head that pretraining gave it. Step sizes: of private arms from trials on
+fold 7 (docs/log.md) with which simulated hospitals agree (benchmarks/private_defaults.py), of the others the best of a few
+on fold 7 after training on folds 1 to 6 (seed 0; ``--arms try``). ``--arms`` chooses arms whose name holds one of the
+words. Finished runs are not repeated.
 """
 
 from __future__ import annotations

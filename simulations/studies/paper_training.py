@@ -26,8 +26,8 @@ from simulations.studies.paper_file import PaperSettings
 
 EIGHT = [LEADS.index(lead) for lead in INDEPENDENT_LEADS]
 
-_READ = 64
-"""Records that are predicted at a time."""
+_READ = 8
+"""Records that are predicted at a time; more of them at 500 Hz only wait for memory."""
 
 
 @dataclass(frozen=True)

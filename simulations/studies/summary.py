@@ -289,8 +289,14 @@ def _grouped(rows: list[dict[str, Any]], areas: list[Floats]) -> dict[str, Any]:
         "interval": interval(mean_of([macro(area) for area in areas])[1:]),
         "by_class": _by_class(mean_of(areas)),
         "by_site": {site: _mean([row["by_site"].get(site) for row in rows]) for site in sites},
-        **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1", "seconds", "bytes", "records_seen")},
+        **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1")},
+        **{key: _mean(_sums_by_seed(rows, key)) for key in ("seconds", "bytes", "records_seen")},
     }
+
+
+def _sums_by_seed(rows: list[dict[str, Any]], key: str) -> list[float]:
+    """Return what all arms of a seed took together: local ones are as many as there are hospitals."""
+    return [sum(row[key] for row in rows if row["seed"] == seed) for seed in dict.fromkeys(row["seed"] for row in rows)]
 
 
 def _differences(areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[str, Any]]) -> list[dict[str, Any]]:
