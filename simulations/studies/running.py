@@ -82,14 +82,16 @@ class Runner:
     out : Path
         Folder of the study.
     places : list of Place
-    finished : callable
-        Told of each run that has ended: an arm, or None for a backbone.
+    began, ended : callable
+        Told of each run that begins and has ended, what was there before left out: its kind (``backbone``, ``arm``,
+        ``attack``) and, when it has ended, its name.
     """
 
     study: Study
     out: Path
     places: list[Place]
-    finished: Callable[[Arm | None], object]
+    began: Callable[[str], object]
+    ended: Callable[[str, str], object]
     _free: queue.SimpleQueue[Place] = field(default_factory=queue.SimpleQueue)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -129,8 +131,7 @@ class Runner:
 
     def _pretrain(self, start: str, seed: int) -> None:
         folder = self.backbones / backbone_name(start, seed)
-        self._carry_out(folder, backbone_settings(self.study, start, seed), predictions=False)
-        self.finished(None)
+        self._carry_out("backbone", folder, backbone_settings(self.study, start, seed), predictions=False)
 
     def _arm(self, arm: Arm, pretrained: dict[tuple[str, int], Future[None]]) -> None:
         folder = self.out / "arms" / arm.name
@@ -139,26 +140,27 @@ class Runner:
             status, reason = outcome(self.backbones / backbone_name(arm.group.start, arm.seed), predictions=False)
             if status == "failed":
                 log_of(folder).write_text(f"error: its backbone could not be pretrained: {reason}\n")
-                self.finished(arm)
+                self.ended("arm", arm.name)
                 return
-        self._carry_out(folder, settings_of(self.study, arm, self.backbones))
-        self.finished(arm)
+        self._carry_out("arm", folder, settings_of(self.study, arm, self.backbones))
 
     def _audit(self, start: str, epsilon: float, pretrained: dict[tuple[str, int], Future[None]]) -> None:
         if backbone := pretrained.get((start, self.study.settings.seeds[0])):
             backbone.result()
         folder = self.out / "audits" / audit_name(start, epsilon)
-        if not (folder / "audit.json").is_file():
-            # An attack does not resume.
-            shutil.rmtree(folder, ignore_errors=True)
-            changes = audit_settings(self.study, start, epsilon, self.backbones)
-            with self._place() as place:
-                changes += [f"run.device={place.device}", f"run.threads={place.threads}"]
-                words = [str(self.experiment), *_set(changes), "--out", str(folder)]
-                self._call(["audit", *words], log_of(folder))
-        self.finished(None)
+        if (folder / "audit.json").is_file():
+            return
+        # An attack does not resume.
+        shutil.rmtree(folder, ignore_errors=True)
+        changes = audit_settings(self.study, start, epsilon, self.backbones)
+        with self._place() as place:
+            self.began("attack")
+            changes += [f"run.device={place.device}", f"run.threads={place.threads}"]
+            words = [str(self.experiment), *_set(changes), "--out", str(folder)]
+            self._call(["audit", *words], log_of(folder))
+        self.ended("attack", folder.name)
 
-    def _carry_out(self, folder: Path, changes: list[str], predictions: bool = True) -> None:
+    def _carry_out(self, kind: str, folder: Path, changes: list[str], predictions: bool = True) -> None:
         """Run one campaign to its end, or go on with it; what it says goes beside its folder."""
         if outcome(folder, predictions)[0] == "done":
             return
@@ -166,10 +168,12 @@ class Runner:
             # It was killed between its last two files; a run that has results is not resumed.
             shutil.rmtree(folder)
         with self._place() as place:
+            self.began(kind)
             changes = [*changes, f"run.folder={folder}", f"run.device={place.device}", f"run.threads={place.threads}"]
             begun = (folder / "run.json").is_file()
             words = ["--resume", str(folder)] if begun else [str(self.experiment), *_set(changes)]
             self._call(["simulate", *words], log_of(folder))
+        self.ended(kind, folder.name)
 
     def _call(self, words: list[str], log: Path) -> None:
         code = call(words, log, self._stopping)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in --set study.seeds=[0]."),
 ]
+TITLES = {"backbone": "pretrain", "arm": "arms", "attack": "attack"}
+"""Of the bars."""
+
 FAILED = 1
 """Exit code when an arm could not run."""
 
@@ -71,7 +75,7 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     from core.report.study_page import write_study_report
     from server.run_folder import RunFolder
     from simulations.simulate import with_absolute_paths
-    from simulations.studies.arms import Arm, arms_of, audits_of, backbones_of
+    from simulations.studies.arms import arms_of, audit_name, audits_of, backbone_name, backbones_of
     from simulations.studies.running import Runner, keep_study, outcome, places
     from simulations.studies.summary import summarise_study
 
@@ -81,17 +85,35 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     )
     keep_study(study, folder)
     typer.echo(f"study: {folder}", err=True)
-    total = len(arms_of(study)) + len(backbones_of(study)) + len(audits_of(study))
+    absolute = folder.absolute()
+    left = {
+        "backbone": {backbone_name(*each): 1.0 for each in backbones_of(study)},
+        # A hospital by itself has about its share of the records.
+        "arm": {arm.name: 1.0 if arm.site is None else 1 / study.experiment.federation.sites for arm in arms_of(study)},
+        "attack": {audit_name(*each): 1.0 for each in audits_of(study)},
+    }
+    for arm in arms_of(study):
+        if outcome(absolute / "arms" / arm.name)[0] == "done":
+            del left["arm"][arm.name]
     with RunFolder(folder).locked(), console.progress() as bars:
-        task = bars.add_task(f"{total} runs", total=total)
+        tasks: dict[str, int] = {}
+        # Runs begin in threads.
+        one = threading.Lock()
 
-        def finished(arm: Arm | None) -> None:
-            bars.advance(task)
-            if arm is not None and (ended := outcome(folder.absolute() / "arms" / arm.name))[0] == "failed":
-                typer.echo(f"{arm.name} failed: {ended[1]}", err=True)
+        def began(what: str) -> None:
+            # Not before, so that the time left is told from what such runs take.
+            with one:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(TITLES[what], total=sum(left[what].values()))
+
+        def ended(what: str, name: str) -> None:
+            began(what)
+            bars.advance(tasks[what], left[what].get(name, 0.0))
+            if what == "arm" and (found := outcome(absolute / "arms" / name))[0] == "failed":
+                typer.echo(f"{name} failed: {found[1]}", err=True)
 
         try:
-            Runner(study, folder.absolute(), places(jobs, study.experiment.run.device), finished).run()
+            Runner(study, absolute, places(jobs, study.experiment.run.device), began, ended).run()
         except KeyboardInterrupt:
             typer.echo("stopped; the same command with the same --out goes on", err=True)
             raise
