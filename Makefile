@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo deploy-demo test lint format clean
+.PHONY: demo deploy-demo soak test lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ deploy-demo: $(VENV)/.installed
 # Two workers with one thread each, a file to a worker: half of the tests wait for processes of their own.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# A campaign over a network that breaks at random; the whole day: python benchmarks/flaky_network.py --help.
+soak: $(VENV)/.installed
+	CARDIOFED_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/deployment/test_flaky_network.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

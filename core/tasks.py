@@ -128,11 +128,11 @@ class Task:
     backbone: str = ""
     round_number: int = 0
     rounds: int = 0
-    rounds_left: int = 0
     shard: int = 0
     shards: int = 1
     replicates: int = 0
     base: str = ""
+    rounds_left: int = 0
     protocol: int = PROTOCOL
     tensors: Tensors = field(default_factory=dict)
 
@@ -177,11 +177,11 @@ _SETTINGS: dict[str, type] = {
     "backbone": str,
     "round_number": int,
     "rounds": int,
-    "rounds_left": int,
     "shard": int,
     "shards": int,
     "replicates": int,
     "base": str,
+    "rounds_left": int,
     "protocol": int,
 }
 

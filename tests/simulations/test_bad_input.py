@@ -188,7 +188,7 @@ class TestRecords:
             made, tmp_path / "set", lambda table: table.__setitem__("site", table["site"].replace("1", "../../x"))
         )
         sentence = refused(tmp_path, f"data.path={folder}", "federation.partition=site-column")
-        assert "'../../x', which cannot name a folder" in sentence
+        assert "'site-../../x' after its column of the set, which cannot name a folder" in sentence
 
 
 class TestEarlierRuns:

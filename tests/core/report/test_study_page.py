@@ -283,7 +283,7 @@ def _harm(told: Any, path: tuple[Any, ...], junk: Any) -> None:
             return
     if isinstance(told, dict) and junk == "missing":
         told.pop(path[-1], None)
-    elif isinstance(told, dict) or (isinstance(told, list) and path[-1] < len(told)):
+    elif isinstance(told, dict) or (isinstance(told, list) and isinstance(path[-1], int) and path[-1] < len(told)):
         told[path[-1]] = None if junk == "missing" else copy.deepcopy(junk)
 
 
