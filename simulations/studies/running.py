@@ -171,6 +171,10 @@ class Runner:
             self.began(kind)
             changes = [*changes, f"run.folder={folder}", f"run.device={place.device}", f"run.threads={place.threads}"]
             begun = (folder / "run.json").is_file()
+            if begun and "privacy.enabled=true" in changes:
+                # Nothing of it was looked at. Gone on with, it would pay twice for the round that was cut off.
+                shutil.rmtree(folder)
+                begun = False
             words = ["--resume", str(folder)] if begun else [str(self.experiment), *_set(changes)]
             self._call(["simulate", *words], log_of(folder))
         self.ended(kind, folder.name)
