@@ -259,7 +259,11 @@ def told_of(demo: Demo, run: Path, site: str, failures: list[str]) -> dict[str, 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     answered = [line["round"] for line in lines if site in line["answered"]]
     require(set(answered) <= asked, "a round was answered that was not paid")
-    told = {row["name"]: row for row in json.loads((run / "results.json").read_text())["privacy"]["sites"]}[site]
+    rows = {row["name"]: row for row in json.loads((run / "results.json").read_text())["privacy"]["sites"]}
+    if site not in rows:
+        failures.append(f"{site}: it was away when the campaign began, and stayed outside of it")
+        return {"rounds_paid": len(training), "rounds_answered": 0}
+    told = rows[site]
     on_patients = [entry for entry in entries if entry.task != "evaluate"]
     spent = _epsilon(on_patients, told["delta"])
     # What a site spent on a round whose answer came too late is known to its ledger alone.

@@ -60,7 +60,8 @@ def open_federation(config: ExperimentConfig) -> Federation:
 
 @lru_cache(maxsize=2)
 def _open(config: ExperimentConfig) -> Federation:
-    dataset = _dataset(config)
+    dataset = open_records(config)
+    check_reachable(dataset.info.normalisation, config.data.normalisation, config.data.path)
     labelled = np.flatnonzero(dataset.labelled)
     unlabelled = len(dataset) - len(labelled)
     several = 0
@@ -108,7 +109,14 @@ def _pooled(hospitals: list[Hospital]) -> Hospital:
     return Hospital(POOLED, *(np.sort(np.concatenate(rows)) for rows in parts))
 
 
-def _dataset(config: ExperimentConfig) -> EcgDataset:
+def open_records(config: ExperimentConfig) -> EcgDataset:
+    """Open the set that a config names, or draw the embedded simulated hospitals.
+
+    Raises
+    ------
+    DataError
+        When it cannot be opened, or has another rate than the config asks for.
+    """
     if not config.data.path:
         return simulated_hospitals(
             hospitals=config.federation.sites,
@@ -122,7 +130,6 @@ def _dataset(config: ExperimentConfig) -> EcgDataset:
             f"{config.data.path} is sampled at {dataset.info.rate} Hz and data.rate asks for {config.data.rate} Hz; "
             f"import it again with --rate {config.data.rate}, or set data.rate to 0"
         )
-    check_reachable(dataset.info.normalisation, config.data.normalisation, config.data.path)
     return dataset
 
 

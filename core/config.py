@@ -129,8 +129,8 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
 
 
 # What names, places or draws a run, and leaves every number as it is.
-_WITHOUT_EFFECT = (
-    *("run.name", "run.out", "run.folder", "run.engine", "run.device", "run.examples", "run.predictions"),
+_WITHOUT_EFFECT = tuple(
+    f"run.{name}" for name in ("name", "out", "folder", "engine", "device", "examples", "predictions")
 )
 
 

@@ -50,9 +50,8 @@ def deployed_config(path: Path, overrides: list[str], sites: int) -> ExperimentC
     with contextlib.suppress(OSError, ValueError, AttributeError):
         said = said or "sites" in tomllib.loads(path.read_text()).get("federation", {})
     counted = [] if said or not sites else [f"federation.sites={sites}"]
-    spread = ["federation.partition=dirichlet", "federation.members=[]", "federation.pooled=false"]
-    spread += ["federation.max_patients=0"]
-    own = ["data.path=", *spread, "run.state=", "run.folder="]
+    spread = ["partition=dirichlet", "members=[]", "pooled=false", "max_patients=0"]
+    own = ["data.path=", *(f"federation.{change}" for change in spread), "run.state=", "run.folder="]
     config = load_config(path, [*overrides, *counted, *own])
     # Not before: a mistyped key is answered at once.
     from core.synthetic.source import absolute_paths

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -225,7 +224,8 @@ def _check_ledgers(demo: Demo, run: Path) -> None:
     told = {site["name"]: site for site in json.loads((run / "results.json").read_text())["privacy"]["sites"]}
     for site in SITES:
         path = demo.state(site) / "ledger.sqlite"
-        verify(path)
+        if not verify(path).intact:
+            raise DemoError(f"{site}'s ledger does not verify")
         entries = Ledger.open(path).entries()
         spent = epsilon([entry.mechanism for entry in entries], told[site]["delta"])
         demo.say(f"{site}: ledger verifies, {len(entries)} entries, epsilon {spent:.4f}")
@@ -286,7 +286,9 @@ def is_up(demo: Demo) -> bool:
 
 
 def _status(run: Path) -> str:
-    return str(_record(run).get("status"))
+    from server.run_folder import RunFolder
+
+    return str(RunFolder(run).record().get("status"))
 
 
 def _standing(run: Path) -> str:
@@ -297,15 +299,9 @@ def _standing(run: Path) -> str:
 
 
 def _rounds(run: Path, phase: str) -> int:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return sum(f'"phase": "{phase}"' in line for line in lines)
+    from server.run_folder import RunFolder
 
-
-def _record(run: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((run / "run.json").read_text()))
-    return {}
+    return sum(line["phase"] == phase for line in RunFolder(run).metrics())
 
 
 def wait(what: str, holds: Callable[[], bool]) -> None:

@@ -196,14 +196,16 @@ def write_predictions(config: ExperimentConfig, folder: RunFolder) -> None:
     dataset = federation.dataset.select(rows[order])
     model, card = load_model(folder.path)
     logits = predict(model, len(dataset), classification_fetch(dataset, card.normalisation), torch.device("cpu"))
+    partial = folder.path / "predictions.partial.npz"
     np.savez_compressed(
-        folder.path / "predictions.npz",
+        partial,
         logits=logits.astype(np.float32),
         labels=dataset.labels.astype(np.uint8),
         records=dataset.records["record"].to_numpy(dtype=str),
         patients=dataset.records["patient"].to_numpy(dtype=str),
         sites=sites[order],
     )
+    partial.replace(folder.path / "predictions.npz")
 
 
 def _one_of_each_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

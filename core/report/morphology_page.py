@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -18,8 +16,8 @@ from core.report.calipers import Calipers, draw_beat
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import fixed
 from core.report.svg import inline_svg
+from core.report.template import fill
 
-_HERE = Path(__file__).parent
 _MEASURES = (
     ("hr", "Heart rate", " bpm"),
     ("pr", "PR", " ms"),
@@ -91,16 +89,7 @@ def render_morphologies(sheets: Sequence[MorphologySheet], facts: Sequence[tuple
         members = [_article(sheet) for sheet in sheets if (sheet.superclass or "") == superclass]
         if members:
             groups.append({"label": superclass, "title": _GROUPS[superclass], "members": members})
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("morphology_page.html.j2").render(
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), groups=groups, facts=facts, count=len(sheets)
-    )
+    return fill("morphology_page.html.j2", groups=groups, facts=facts, count=len(sheets))
 
 
 def _article(sheet: MorphologySheet) -> dict[str, Any]:

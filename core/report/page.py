@@ -2,23 +2,21 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from core.atomic_write import write_atomically
 from core.ecg.labels import SUPERCLASSES
 from core.report import figures, intervals_section, pretraining_section, privacy_section, sections
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import finite, fixed
 from core.report.run_folder import Examples, RunRecord, read_run, section
 from core.report.svg import inline_svg
-
-_HERE = Path(__file__).parent
+from core.report.template import fill
 
 
 def write_report(run: Path) -> Path:
@@ -45,19 +43,15 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     record = read_run(run)
     page, table = render_html(record), render_csv(record)
-    _write_atomically(run / "results.csv", table)
-    _write_atomically(run / "report.html", page)
+    write_atomically(run / "results.csv", table)
+    write_atomically(run / "report.html", page)
     return run / "report.html"
 
 
 def render_html(run: RunRecord) -> str:
     """The report as HTML."""
-    loader = jinja2.FileSystemLoader(_HERE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+    return fill(
+        "page.html.j2",
         name=str(run.run.get("name") or "run"),
         run=run,
         verdict=sections.verdict(run),
@@ -165,13 +159,3 @@ def _examples(examples: Examples) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return drawn
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="")
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

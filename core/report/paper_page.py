@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
-from markupsafe import Markup
-
-_HERE = Path(__file__).parent
+from core.report.template import fill
 
 
 class TableLike(Protocol):
@@ -39,15 +35,8 @@ def render_paper(
     cost : sequence of str
         Sentences about time and memory.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("paper_page.html.j2").render(
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+    return fill(
+        "paper_page.html.j2",
         mode=found["mode"],
         status=found["status"],
         simulated=found["data"]["simulated"],

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from core.atomic_write import write_atomically
 from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
 from core.report import figures, numbers, study_curves, study_rows, study_tables, study_words
 from core.report.study_drawing import POINTS, fit
 from core.report.study_record import Study, read_study, study_from
 from core.report.svg import inline_svg
+from core.report.template import fill
 
-_HERE = Path(__file__).parent
 _MARGIN = 10.0
 _SITE_NAME = 95.0
 """Points beside the squares of `figures.class_counts`."""
@@ -54,7 +53,7 @@ def write_study_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     page = render_study(read_study(folder))
-    _write_atomically(folder / "report.html", page)
+    write_atomically(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -86,20 +85,13 @@ def write_privacy_curve(study: Mapping[str, Any], path: Path) -> None:
     )
     paper = f'<rect x="{-_MARGIN:g}" y="{-_MARGIN:g}" width="{width:g}" height="{height:g}" fill="#ffffff" />'
     head, body = re.sub(r' viewBox="[^"]*"', "", svg, count=1).split(">", 1)
-    _write_atomically(Path(path), f"{head.replace('<svg ', frame, 1)}>{paper}{body}\n")
+    write_atomically(Path(path), f"{head.replace('<svg ', frame, 1)}>{paper}{body}\n")
 
 
 def render_study(study: Study) -> str:
     """The report as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study_page.html.j2").render(
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+    return fill(
+        "study_page.html.j2",
         study=study,
         title=study.title or "Study",
         kind=study_words.kind(study),
@@ -213,13 +205,3 @@ def _said(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_said, value))
     return numbers.count(value) if numbers.finite(value) is not None else value if isinstance(value, str) else ""
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="")
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

@@ -20,6 +20,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from core.atomic_write import write_atomically
 from core.console import Progress
 from core.errors import DataError
 from core.evaluation import regression_sums
@@ -30,7 +31,7 @@ from core.models.tensors import all_tensors, load_tensors
 from core.synthetic.source import held_out_of, scale_of, shard_of
 from core.synthetic.truth import MEASURES
 from simulations.studies.paper_file import Paper
-from simulations.studies.paper_prepared import Prepared, write_text
+from simulations.studies.paper_prepared import Prepared
 from simulations.studies.paper_training import (
     Fit,
     cross_entropy,
@@ -95,7 +96,7 @@ def carry_out(prepared: Prepared, out: Path, bars: Progress) -> None:
         step.path(out, ".json").parent.mkdir(exist_ok=True)
         carry = {"regression": _regression, "classification": _classification}[step.kind]
         done, found = carry(prepared, step, out, partial(bars.advance, task))
-        write_text(step.path(out, ".json"), json.dumps({**asdict(step), "fit": asdict(done), **found}) + "\n")
+        write_atomically(step.path(out, ".json"), json.dumps({**asdict(step), "fit": asdict(done), **found}) + "\n")
         bars.update(task, total=done.epochs)
         bars.advance(overall)
 

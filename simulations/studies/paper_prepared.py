@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 import torch
 
 from clients.device import choose_device
+from clients.hospital import open_records
+from core.atomic_write import write_atomically
 from core.console import Progress
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import single_label
 from core.errors import ConfigError
 from core.learning.training import use_threads
-from core.synthetic.hospitals import simulated_hospitals
 from core.synthetic.source import Source, name_of, open_source, shard_of
 from simulations.studies.paper_file import Paper
 from simulations.studies.paper_protocol import (
@@ -89,7 +89,7 @@ def open_study(paper: Paper, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no study; name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_text(settings, paper.to_toml())
+    write_atomically(settings, paper.to_toml())
 
 
 def prepare(paper: Paper, out: Path, jobs: int, bars: Progress) -> Prepared:
@@ -103,7 +103,7 @@ def prepare(paper: Paper, out: Path, jobs: int, bars: Progress) -> Prepared:
     experiment, protocol = paper.experiment, PROTOCOLS[paper.mode]
     use_threads(experiment.run.threads)
     device = choose_device(experiment.run.device, 0)
-    whole = _open_records(paper)
+    whole = open_records(paper.experiment)
     source = open_source(experiment.synthetic, whole.info)
     cache = Path(experiment.data.path) if experiment.data.path else out
     task = bars.add_task("intervals of the real records", total=len(whole))
@@ -140,24 +140,6 @@ def prepare(paper: Paper, out: Path, jobs: int, bars: Progress) -> Prepared:
     )
 
 
-def _open_records(paper: Paper) -> EcgDataset:
-    experiment = paper.experiment
-    if not experiment.data.path:
-        return simulated_hospitals(
-            hospitals=experiment.federation.sites,
-            patients=experiment.data.simulated_patients,
-            seed=experiment.run.seed,
-            rate=experiment.data.rate or 100,
-        )
-    dataset = EcgDataset.open(experiment.data.path)
-    if experiment.data.rate not in (0, dataset.info.rate):
-        raise ConfigError(
-            f"{experiment.data.path} has {dataset.info.rate} Hz and data.rate asks for {experiment.data.rate}; import it "
-            f"again with --rate {experiment.data.rate}, or set data.rate to 0"
-        )
-    return dataset
-
-
 def _facts(
     whole: EcgDataset,
     dataset: EcgDataset,
@@ -188,7 +170,7 @@ def _facts(
 
 def _require_same(path: Path, state: dict[str, str]) -> None:
     if not path.is_file():
-        write_text(path, json.dumps(state) + "\n")
+        write_atomically(path, json.dumps(state) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != state:
         raise ConfigError(
             f"{path.parent} was begun on other records, intervals or synthetic set; name another folder with --out"
@@ -197,10 +179,3 @@ def _require_same(path: Path, state: dict[str, str]) -> None:
 
 def _digest(values: np.ndarray) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(values).tobytes()):08x}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

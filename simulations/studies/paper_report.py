@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from core.atomic_write import write_atomically
 from core.report import numbers
 from core.report.paper_page import render_paper
 from simulations.studies.paper import finished, steps_of
-from simulations.studies.paper_prepared import Prepared, write_text
+from simulations.studies.paper_prepared import Prepared
 from simulations.studies.paper_protocol import PAPER, SHARES
 from simulations.studies.paper_tables import classification_rows, long_csv, regression_rows, tables_of
 
@@ -56,10 +57,10 @@ def write_paper(prepared: Prepared, out: Path) -> dict[str, Any]:
     }
     tables = tables_of(regression, classification, paper.mode)
     text = "\n".join(table.markdown() for table in tables)
-    write_text(out / "paper.json", json.dumps(found, indent=1) + "\n")
-    write_text(out / "tables.md", text + "\n" + "\n".join(f"- {note}" for note in found["notes"]) + "\n")
-    write_text(out / "tables.csv", long_csv(regression, classification))
-    write_text(out / "report.html", render_paper(found, tables, _facts(found), cost_lines(found["cost"])))
+    write_atomically(out / "paper.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(out / "tables.md", text + "\n" + "\n".join(f"- {note}" for note in found["notes"]) + "\n")
+    write_atomically(out / "tables.csv", long_csv(regression, classification))
+    write_atomically(out / "report.html", render_paper(found, tables, _facts(found), cost_lines(found["cost"])))
     return found
 
 

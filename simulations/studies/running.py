@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.atomic_write import write_atomically
 from core.errors import ConfigError
 from simulations.studies.arms import (
     Arm,
@@ -240,8 +241,8 @@ def keep_study(study: Study, out: Path) -> None:
         if out.is_dir() and any(out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no study; name a new folder")
         out.mkdir(parents=True, exist_ok=True)
-        (out / "experiment.toml").write_text(study.experiment.to_toml())
+        write_atomically(out / "experiment.toml", study.experiment.to_toml())
         # Last, since it is what makes the folder a study.
-        path.write_text(text)
+        write_atomically(path, text)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror}); name a folder that can") from None

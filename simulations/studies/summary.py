@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from clients.hospital import open_federation
+from core.atomic_write import write_atomically
 from core.config import ExperimentConfig, load_config, with_overrides
 from core.ecg.labels import SUPERCLASSES
 from core.errors import CardiofedError, DataError
@@ -193,7 +194,7 @@ def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
 
 def write_study(summary: dict[str, Any], out: Path) -> None:
     """Write ``study.json`` and, for other programs, ``arms.csv``, ``differences.csv``, ``by_class.csv``, ``by_site.csv``."""
-    (out / "study.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / "study.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     keys = ["topology", "start", "variant", "epsilon", "delta", "unit", "patients"]
     nested = ("settings", "by_class", "by_site", "interval")
     plain = [{key: value for key, value in row.items() if key not in nested} for row in summary["arms"]]

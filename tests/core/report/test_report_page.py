@@ -2,20 +2,17 @@
 
 import copy
 import csv
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from served_folder import ServedFolder
 
 from core.config import ExperimentConfig
 from core.ecg.labels import SUPERCLASSES
@@ -783,7 +780,7 @@ def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scroll(tmp
     report(tmp_path, noised_contents())
     # Chromium's window has a least width, so the page is measured inside a frame of the wanted one.
     (tmp_path / "frame.html").write_text(_FRAME.replace("WIDTH", str(width)))
-    with _Server(tmp_path) as server:
+    with ServedFolder(tmp_path) as server:
         done = subprocess.run(
             [
                 chromium,
@@ -831,32 +828,3 @@ document.querySelector("iframe").onload = (event) => {
 };
 </script>
 """
-
-
-class _Server:
-    """The folder over HTTP on a free port, and the paths that were asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.asked: list[str] = []
-        asked = self.asked
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.append(self.path)
-                super().do_GET()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        handler = functools.partial(Handler, directory=str(folder))
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.port = self._server.server_address[1]
-
-    def __enter__(self) -> "_Server":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        time.sleep(0.1)
-        self._server.shutdown()
-        self._server.server_close()

@@ -1,18 +1,14 @@
 """The report of a study in a browser: on a phone and on a desk."""
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from made_studies import hostile_study, made_study, unfinished_study
+from served_folder import ServedFolder
 
 from core.report.study_page import write_study_report
 
@@ -41,7 +37,7 @@ def test_a_browser_shows_the_page_without_errors_requests_sideways_scroll_or_ove
     write_study_report(tmp_path)
     # Chromium's window has a least width, so the page is measured inside frames of the wanted ones.
     (tmp_path / "frame.html").write_text(_FRAME)
-    with _Server(tmp_path) as server:
+    with ServedFolder(tmp_path) as server:
         done = subprocess.run(
             [
                 chromium,
@@ -112,32 +108,3 @@ for (const width of [390, 1280]) {
 }
 </script>
 """
-
-
-class _Server:
-    """The folder over HTTP on a free port, and the paths that were asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.asked: list[str] = []
-        asked = self.asked
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.append(self.path)
-                super().do_GET()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        handler = functools.partial(Handler, directory=str(folder))
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.port = self._server.server_address[1]
-
-    def __enter__(self) -> "_Server":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        time.sleep(0.1)
-        self._server.shutdown()
-        self._server.server_close()
