@@ -45,7 +45,7 @@ NOT_THE_SITES = (
         "federation.min_classes",
     ),
     *("federation.round_minutes", "federation.grace_minutes", "federation.wait_minutes", "federation.resend_minutes"),
-    "run.predictions",
+    *("run.predictions", "run.trackers"),
     *("federation.fraction", "federation.server_learning_rate", "federation.server_momentum"),
     *("federation.server_adaptivity", "federation.trim"),
     *("run.name", "run.out", "run.folder", "run.state", "run.engine", "run.device", "run.threads", "run.examples"),

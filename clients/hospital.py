@@ -6,6 +6,7 @@ settings give every process the same hospitals.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,6 +63,11 @@ def open_federation(config: ExperimentConfig) -> Federation:
 def _open(config: ExperimentConfig) -> Federation:
     dataset = open_records(config)
     check_reachable(dataset.info.normalisation, config.data.normalisation, config.data.path)
+    if config.data.label_space != dataset.info.label_space:
+        raise ConfigError(
+            f"{config.data.path or 'the simulated hospitals'} has labels of {dataset.info.label_space} and data.label_space "
+            f"is {config.data.label_space}; set it to {dataset.info.label_space}, or import again with --label-space"
+        )
     labelled = np.flatnonzero(dataset.labelled)
     unlabelled = len(dataset) - len(labelled)
     several = 0
@@ -77,22 +83,15 @@ def _open(config: ExperimentConfig) -> Federation:
                 f"no labelled patient is in data.{name}_folds {list(wanted)}; the set {dataset.info.name} has folds "
                 f"{sorted({int(fold) for fold in folds})}"
             )
-    simulated = not config.data.path
     # A private step draws its batch as a share of the cohort, which is never more than all of it.
     min_records = 0 if config.privacy.enabled else config.finetune.batch_size
-    hospitals = partition_patients(
-        dataset,
-        train,
-        test,
-        kind="site-column" if simulated else config.federation.partition,
-        sites=config.federation.sites,
-        alpha=config.federation.alpha,
-        seed=config.run.seed,
-        min_patients=config.federation.min_patients,
-        min_classes=config.federation.min_classes,
-        min_records=min_records,
-        column=config.federation.column,
-    )
+    try:
+        hospitals = _spread(config, dataset, train, test, config.finetune.batch_size)
+    except ConfigError:
+        if min_records:
+            raise
+        # Not before: with privacy and without, the hospitals of a comparison are the same wherever they can be.
+        hospitals = _spread(config, dataset, train, test, min_records)
     most, members = config.federation.max_patients, config.federation.members
     if most:
         hospitals = limit_patients(dataset, hospitals, most=most, seed=config.run.seed, min_records=min_records)
@@ -101,7 +100,26 @@ def _open(config: ExperimentConfig) -> Federation:
     hospitals = [_pooled(hospitals)] if config.federation.pooled else hospitals
     _check_names(hospitals)
     warnings = _check_privacy(config, dataset, hospitals) if config.privacy.enabled else ()
-    return Federation(dataset, hospitals, unlabelled, several, warnings)
+    return Federation(dataset, hospitals, unlabelled, several, (*warnings, *_lacking_leads(dataset, hospitals)))
+
+
+def _spread(
+    config: ExperimentConfig, dataset: EcgDataset, train: np.ndarray, test: np.ndarray, min_records: int
+) -> list[Hospital]:
+    settings = config.federation
+    return partition_patients(
+        dataset,
+        train,
+        test,
+        kind=settings.partition if config.data.path else "site-column",
+        sites=settings.sites,
+        alpha=settings.alpha,
+        seed=config.run.seed,
+        min_patients=settings.min_patients,
+        min_classes=settings.min_classes,
+        min_records=min_records,
+        column=settings.column,
+    )
 
 
 def _pooled(hospitals: list[Hospital]) -> Hospital:
@@ -141,6 +159,24 @@ def _check_names(hospitals: list[Hospital]) -> None:
                 f"a site would be called {hospital.name!r} after its column of the set, which cannot name a folder; "
                 "use letters, digits, spaces, dots, - and _ there"
             )
+
+
+def _lacking_leads(dataset: EcgDataset, hospitals: list[Hospital]) -> list[str]:
+    """Return a sentence for each hospital whose records were not all made with twelve leads."""
+    if "missing_leads" not in dataset.records:
+        return []
+    missing = dataset.records["missing_leads"].fillna("").astype(str).to_numpy()
+    found = []
+    for hospital in hospitals:
+        rows = np.concatenate([hospital.train, hospital.test])
+        lacking = [leads for leads in missing[rows] if leads]
+        often = Counter(lead for leads in lacking for lead in leads.split()).most_common()
+        if often:
+            leads = ", ".join(f"{lead} {count}" for lead, count in often)
+            found.append(
+                f"{hospital.name}: {len(lacking)} of {len(rows)} records lack leads, which are zeros ({leads})."
+            )
+    return found
 
 
 def _check_privacy(config: ExperimentConfig, dataset: EcgDataset, hospitals: list[Hospital]) -> tuple[str, ...]:

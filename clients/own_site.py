@@ -19,7 +19,7 @@ from core.config import ExperimentConfig
 from core.config_sections import FederationSettings, RunSettings
 from core.ecg import storage
 from core.ecg.dataset import EcgDataset, check_reachable
-from core.ecg.labels import SUPERCLASSES, single_label
+from core.ecg.labels import single_label
 from core.errors import CardiofedError, DataError
 from core.learning.targets import MASK, outputs_of
 from core.models.registry import create_model
@@ -42,7 +42,7 @@ MOST_REPLICATES = 1000
 
 BUILT_IN_COHORTS = ("wide",)
 
-_OF_THE_UPDATE = {"precision", "strategy", "proximal_mu"}
+_OF_THE_UPDATE = {"precision", "strategy", "proximal_mu", "personal", "own_rounds"}
 """What a hospital has to know of a coordinator's ``[federation]``."""
 
 Shapes = dict[str, tuple[int, ...]]
@@ -190,6 +190,10 @@ def require_reachable(records: Records, config: ExperimentConfig) -> None:
     info = records.dataset.info
     if config.data.rate not in (0, info.rate):
         raise DataError(f"the records are sampled at {info.rate} Hz and the campaign asks for {config.data.rate} Hz")
+    if config.data.label_space != info.label_space:
+        raise DataError(
+            f"the records have labels of {info.label_space} and the campaign is about {config.data.label_space}"
+        )
     check_reachable(info.normalisation, config.data.normalisation, config.data.path)
 
 
@@ -220,7 +224,8 @@ def require_fitting(task: Task, config: ExperimentConfig, rate: int) -> None:
     if task.replicates > MOST_REPLICATES:
         raise TaskRefusedError(Reason.TOO_LARGE, f"{task.replicates} replicates")
     targets = tuple(config.pretrain.targets) if task.backbone == "shared" else (task.backbone,)
-    shapes = _shapes(config.model.name, targets if on_synthetic else (), rate)
+    outputs = outputs_of(targets) if on_synthetic else len(config.classes)
+    shapes = _shapes(config.model.name, outputs, on_synthetic and MASK in targets, rate)
     if sum(values.size for values in task.tensors.values()) > sum(int(np.prod(shape)) for shape in shapes.values()):
         raise TaskRefusedError(Reason.TOO_LARGE, f"more numbers than a {config.model.name} has")
     for name, values in task.tensors.items():
@@ -229,10 +234,9 @@ def require_fitting(task: Task, config: ExperimentConfig, rate: int) -> None:
 
 
 @lru_cache(maxsize=32)
-def _shapes(name: str, targets: tuple[str, ...], rate: int) -> Shapes:
-    """Return the shapes of a classifier's tensors, or of a pretraining network's where there are targets."""
+def _shapes(name: str, outputs: int, segments: bool, rate: int) -> Shapes:
+    """Return the shapes of the tensors of a classifier or a pretraining network."""
     # On no device, so that nothing is drawn: a training that runs meanwhile draws from torch's generator.
     with torch.device("meta"):
-        outputs = outputs_of(targets) if targets else len(SUPERCLASSES)
-        model = create_model(name, outputs=outputs, rate=rate, segments=MASK in targets)
+        model = create_model(name, outputs=outputs, rate=rate, segments=segments)
     return {tensor: tuple(values.shape) for tensor, values in model.state_dict().items()}

@@ -18,6 +18,7 @@ from clients.spending import COUNT, Spending
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
 from core.errors import PrivacyError
+from core.learning.augmenting import augmentation
 from core.learning.classification import OptimizerSettings, train_classifier_privately
 from core.learning.private_step import Canaries, require_private
 from core.learning.training import Fetch, Schedule
@@ -150,6 +151,8 @@ class PrivateWork:
                 insecure_seed=seed,
                 progress=progress,
                 canaries=self.canaries,
+                views=self.config.privacy.views,
+                augment=augmentation(self.config.finetune.augment, self.train.info.rate),
             )
         numbers = self._spent(task, plan)
         if self.terms.counts != "clear":
@@ -187,7 +190,9 @@ class PrivateWork:
                 noise=_noise(seed),
             )
         numbers = {
-            "histogram_deviation": histogram_deviation(plan.noise_multiplier, plan.records_per_unit),
+            "histogram_deviation": histogram_deviation(
+                plan.noise_multiplier, plan.records_per_unit, len(self.test.classes)
+            ),
             "epsilon_evaluation": self.ledger.epsilon(self._test_cohort, plan.delta),
             "delta": plan.delta,
             "noise_multiplier": plan.noise_multiplier,

@@ -18,15 +18,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from clients import personal
 from clients.policy import Policy, terms
 from clients.private_work import PrivateWork, clear_loss
 from core.config import ExperimentConfig
 from core.ecg.dataset import EcgDataset
-from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, DataError, FederationError, PrivacyError
 from core.evaluation import patient_bootstrap_weights, score_histograms, without_empty_bins
+from core.learning.augmenting import augmentation
 from core.learning.classification import OptimizerSettings, classification_fetch, train_classifier
 from core.learning.frozen import FrozenFeatures
+from core.learning.personal import is_personal, stays_at_home
 from core.learning.private_step import Canaries
 from core.learning.regression import measure_regression, pretext_model, target_code, train_regression
 from core.learning.targets import TargetCode
@@ -36,7 +38,7 @@ from core.models.registry import create_model
 from core.models.tensors import all_tensors, at_precision, load_tensors
 from core.privacy.release import require_listed
 from core.synthetic.source import Source, held_out_of, name_of, open_source, shard_of
-from core.tasks import PROTOCOL, Reason, Task, TaskKind, TaskRefusedError, Update, release
+from core.tasks import PROTOCOL, Reason, Task, TaskKind, TaskRefusedError, Tensors, Update, release
 
 BINS = 8192
 """Of a score histogram: fine enough for a model whose scores still lie close together."""
@@ -154,6 +156,7 @@ class Site:
             "release": release(),
             "device": str(self.device),
             "normalisation": self.train.info.normalisation,
+            "label_space": self.train.info.label_space,
         }
         info = self.train.info
         low, high = info.band or (0.0, 0.0)
@@ -171,7 +174,7 @@ class Site:
                 "test_records": float(len(self.test)),
             }
             counts = self.train.labels.sum(axis=0)
-            numbers |= {f"train_{name}": float(n) for name, n in zip(SUPERCLASSES, counts, strict=True)}
+            numbers |= {f"train_{name}": float(n) for name, n in zip(self.train.classes, counts, strict=True)}
         if self.config.privacy.enabled:
             self.private.refuse_what_must_fail_later(task)
             if self.terms.counts == "noised":
@@ -209,7 +212,7 @@ class Site:
         return Update()
 
     def _finetune(self, task: Task) -> Update:
-        model = self._classifier(task)
+        model = self._classifier(task, task.round_number - 1)
         if self.config.privacy.enabled:
             return self._finetune_privately(task, model)
         if self.policy.tasks.private_only:
@@ -228,10 +231,11 @@ class Site:
             seed=self._seed(task),
             device=self.device,
             progress=self._go_on,
+            augment=augmentation(settings.augment, self.train.info.rate),
         )
         weight = float(count) if self.terms.counts == "clear" else 1.0
         numbers = clear_loss(loss.total, loss.records, self.terms) if self.terms.loss == "clear" else {}
-        return Update(_trained(model), numbers, weight=weight)
+        return Update(self._shared(task, model), numbers, weight=weight)
 
     def _finetune_privately(self, task: Task, model: nn.Module) -> Update:
         numbers, texts, weight = self.private.finetune(
@@ -243,7 +247,15 @@ class Site:
             seed=self._insecure_seed(task),
             progress=self._go_on,
         )
-        return Update(_trained(model), numbers, texts, weight)
+        return Update(self._shared(task, model), numbers, texts, weight)
+
+    def _shared(self, task: Task, model: nn.Module) -> Tensors:
+        """Return what of a trained model is sent; keep the rest, where there is any."""
+        tensors = _trained(model)
+        own = stays_at_home(self.config.federation, task.round_number, task.rounds, tensors)
+        if own:
+            personal.keep(self.state, task.campaign, task.round_number, {name: tensors[name] for name in own})
+        return {name: values for name, values in tensors.items() if name not in own}
 
     def _evaluate(self, task: Task) -> Update:
         return self._evaluate_regression(task) if task.phase == "pretrain" else self._evaluate_classes(task)
@@ -279,9 +291,9 @@ class Site:
             )
             return Update({"histograms": released}, numbers, texts)
         if not len(self.test):
-            empty = np.zeros((0, len(SUPERCLASSES)))
+            empty = np.zeros((0, len(self.train.classes)))
             return Update(_histograms(empty, self.test.labels, np.zeros((task.replicates, 0))))
-        logits = self._logits(self._classifier(task))
+        logits = self._logits(self._classifier(task, task.round_number or None))
         _require_finite(logits)
         # A hospital draws its own: under a seed that the coordinator knows, each replicate weighs a patient by name.
         seed = secrets.randbits(63) if self.private.owns_ledger else self.config.run.seed
@@ -290,7 +302,7 @@ class Site:
 
     def _logits(self, model: nn.Module) -> np.ndarray:
         if not len(self.test):
-            return np.zeros((0, len(SUPERCLASSES)), dtype=np.float32)
+            return np.zeros((0, len(self.train.classes)), dtype=np.float32)
         part, fetch = self._fed(model, "test", self.test)
         return predict(part, len(self.test), fetch, self.device)
 
@@ -302,15 +314,17 @@ class Site:
         features = self._frozen.fetch(model, part, len(dataset), fetch, self.device, self._go_on)
         return model.head, features  # type: ignore[return-value]
 
-    def _classifier(self, task: Task) -> nn.Module:
-        outputs, rate = len(SUPERCLASSES), self.train.info.rate
+    def _classifier(self, task: Task, last: int | None = None) -> nn.Module:
+        """Return the classifier that was sent, with what the site kept of it, at latest in round ``last``."""
+        outputs, rate = len(self.train.classes), self.train.info.rate
         model = self._prepared(create_model(self.config.model.name, outputs=outputs, rate=rate, seed=0))
         base: dict[str, np.ndarray] = {}
         if task.base:
             if not self._base_file(task.base).is_file():
                 raise TaskRefusedError(Reason.BASE_MISSING)
             base = load_file(self._base_file(task.base))
-        _load_whole(model, {**base, **task.tensors})
+        own = personal.kept(self.state, task.campaign, last) if is_personal(self.config.federation) else {}
+        _load_whole(model, {**base, **task.tensors, **own})
         set_trainable(model, self.config.transfer.trainable)
         return model
 

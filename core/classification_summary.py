@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from core.calibration import calibration_error, reliability_curve
 from core.ecg.labels import SUPERCLASSES
-from core.evaluation import LOGIT_LIMIT, auprc, auroc, f1, macro
+from core.evaluation import LOGIT_LIMIT, auprc, auroc, f1, macro, micro_f1
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,6 +48,7 @@ def summarise(
     return as_section(
         classes,
         {**values, "f1": f1(pooled), "ece": calibration_error(pooled, predicted)},
+        micro_f1(pooled),
         bounds,
         positives=counts[:, 1],
         records=counts[0].sum(),
@@ -60,6 +61,7 @@ def summarise(
 def as_section(
     classes: Sequence[str],
     values: Mapping[str, Floats],
+    together: float | Floats,
     bounds: Mapping[str, Sequence[list[float] | None]],
     *,
     positives: Floats,
@@ -77,6 +79,8 @@ def as_section(
         Names of the C classes.
     values
         "auroc", "auprc", "f1" and "ece", each (C,), NaN where not defined.
+    together
+        F1 over all decisions (micro average).
     bounds
         Intervals of "auroc" and "auprc": of the C classes and then of their mean.
     positives, records
@@ -110,6 +114,7 @@ def as_section(
             "auprc_interval": bounds["auprc"][-1],
             "f1": _number(macro(values["f1"])),
         },
+        "micro": {"f1": _number(together)},
         "calibration": {"ece": _number(macro(values["ece"])), "curve": curve},
         "records": round(records),
         "bootstrap": bootstrap,

@@ -24,6 +24,7 @@ from core.config_sections import (
     SyntheticSettings,
     TransferSettings,
 )
+from core.ecg.label_spaces import SPACES
 from core.errors import ConfigError
 
 Scalar = bool | int | float | str
@@ -83,6 +84,11 @@ class ExperimentConfig(Settings):
         """Every setting as TOML; `load_config` reads it back to an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json"))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that are told apart."""
+        return SPACES[self.data.label_space]
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         # A ConfigError is no ValueError, so pydantic hands it on as it is.
@@ -130,7 +136,7 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
 
 # What names, places or draws a run, and leaves every number as it is.
 _WITHOUT_EFFECT = tuple(
-    f"run.{name}" for name in ("name", "out", "folder", "engine", "device", "examples", "predictions")
+    f"run.{name}" for name in ("name", "out", "folder", "engine", "device", "examples", "predictions", "trackers")
 )
 
 
@@ -179,6 +185,17 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
             f"pretrain.targets {written(pretrain.targets)} asks for the mask, which a set on disk does not hold; "
             "take it out of pretrain.targets or leave synthetic.path empty"
         )
+    if config.finetune.augment and config.transfer.trainable == "head":
+        found.append(
+            f'finetune.augment {written(config.finetune.augment)} has no effect where transfer.trainable is "head", which '
+            'learns from features that are computed once; set transfer.trainable = "last-stage", or leave finetune.augment '
+            "empty"
+        )
+    if config.privacy.enabled and config.privacy.views > 1 and not config.finetune.augment:
+        found.append(
+            f"privacy.views is {config.privacy.views} though finetune.augment is empty, by which views differ; set for "
+            'instance finetune.augment = ["shift", "scale"], or privacy.views = 1'
+        )
     smallest_shard = config.synthetic.size // federation.participants
     generates = pretrain.enabled and not pretrain.from_run and not config.synthetic.path
     if generates and pretrain.batch_size > smallest_shard:
@@ -203,6 +220,26 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         found.append(
             f"federation.partition is {written(federation.partition)} though data.path is empty; "
             f"set data.path to an imported set{having.get(federation.partition, '')}"
+        )
+    if federation.own_rounds >= config.finetune.rounds:
+        found.append(
+            f"federation.own_rounds {federation.own_rounds} leaves none of the {config.finetune.rounds} finetune.rounds in "
+            "common; lower federation.own_rounds or raise finetune.rounds"
+        )
+    if federation.personal == "head" and config.transfer.trainable == "head":
+        found.append(
+            "federation.personal keeps the head at home though transfer.trainable trains nothing else; set "
+            'federation.personal = "none", or train more than the head'
+        )
+    if (federation.personal != "none" or federation.own_rounds) and (federation.pooled or federation.members):
+        found.append(
+            "federation.personal and federation.own_rounds give each of several hospitals its own model; leave "
+            'federation.pooled and federation.members alone, or set personal = "none" and own_rounds = 0'
+        )
+    if (federation.personal != "none" or federation.own_rounds) and config.finetune.averaging:
+        found.append(
+            "federation.personal and federation.own_rounds keep what belongs to the last model though finetune.averaging "
+            "hands over a mean of models; set finetune.averaging = 0"
         )
     return found
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Target = Literal["hr", "pr", "qrs", "qt", "qtc", "axis", "st", "t", "mask", "class"]
+Augmentation = Literal["shift", "scale", "wander", "noise", "lead-dropout"]
 Release = Literal["clear", "noised", "withheld"]
 
 RELEASES = ("evaluation", "counts", "loss")
@@ -26,7 +27,9 @@ Fold = Annotated[int, Field(ge=1, le=10)]
 _Unique = (BeforeValidator(_without_repeats), BeforeValidator(tuple_from_list))
 Folds = Annotated[tuple[Fold, ...], Field(min_length=1), *_Unique]
 Targets = Annotated[tuple[Target, ...], Field(min_length=1), *_Unique]
+Augmentations = Annotated[tuple[Augmentation, ...], *_Unique]
 Names = Annotated[tuple[str, ...], Field(min_length=1), *_Unique]
+Trackers = Annotated[tuple[Literal["tensorboard", "mlflow"], ...], *_Unique]
 Numbers = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], *_Unique]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -60,9 +63,14 @@ class DataSettings(Settings):
         description="How each record is scaled on its own: each lead to mean 0 and deviation 1, "
         "the whole record by one robust scale, or left in mV.",
     )
+    label_space: Literal["superclasses", "fedcvd20"] = Field(
+        default="superclasses",
+        description="Which classes there are: PTB-XL's five superclasses, or the twenty labels of FedCVD; that of the "
+        "imported set (cardiofed data import --label-space).",
+    )
     labels: Literal["multi", "single"] = Field(
         default="multi",
-        description="Whether a record may carry several of the five classes; "
+        description="Whether a record may carry several of the classes; "
         "single drops the records that carry more than one.",
     )
     train_folds: Folds = Field(
@@ -172,6 +180,12 @@ class FinetuneSettings(Settings):
         description="Weight of the earlier rounds in a moving average of the rounds' models, which is then what is measured "
         "and handed over; costs no privacy. 0: the last model.",
     )
+    augment: Augmentations = Field(
+        default=(),
+        description="How a record is changed each time it is learnt from, by itself alone: moved by up to 0.2 s (shift), "
+        "larger or smaller by up to a quarter (scale), with a slow drift (wander), with noise of 0.05 of its deviation "
+        "(noise), without leads, each missing with probability 0.1 (lead-dropout). Not for transfer.trainable head.",
+    )
 
 
 class PrivacySettings(Settings):
@@ -187,7 +201,15 @@ class PrivacySettings(Settings):
     unit: Literal["patient", "record"] = Field(default="patient", description="Whom the guarantee protects.")
     physical_batch: PositiveCount = Field(
         default=64,
-        description="Records whose gradients are held in memory at once; does not change the result.",
+        description="Records, each view counting as one, whose gradients are held in memory at once; does not change the "
+        "result.",
+    )
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=32,
+        description="Views of a record, by finetune.augment, whose mean gradient stands for it in a step; costs no privacy, "
+        "and as many times the computing.",
     )
     records_per_patient: PositiveCount = Field(
         default=1,
@@ -260,7 +282,7 @@ class FederationSettings(Settings):
         default=4, description="Fewest training patients a simulated site may have, before federation.max_patients."
     )
     min_classes: Annotated[int, Field(ge=1, le=5)] = Field(
-        default=2, description="Fewest of the five classes among a site's training records."
+        default=2, description="Fewest of the classes among a site's training records."
     )
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
@@ -289,6 +311,15 @@ class FederationSettings(Settings):
     trim: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.2,
         description="For fedtrimmedavg: share of the sites, rounded down, whose values are left out at either end.",
+    )
+    personal: Literal["none", "head"] = Field(
+        default="none",
+        description="Whether each site trains and keeps a head of its own, over the common backbone (FedPer).",
+    )
+    own_rounds: Count = Field(
+        default=0,
+        description="The last rounds of fine-tuning in which each site goes on alone from the common model and keeps what "
+        "comes out (local fine-tuning); with privacy they spend like any other.",
     )
     round_minutes: NotNegative = Field(
         default=0.0,
@@ -359,4 +390,9 @@ class RunSettings(Settings):
         default=False,
         description="Whether a simulation writes the final model's scores of the test records of all sites, with their "
         "labels and patients, to predictions.npz, by which runs are compared patient by patient.",
+    )
+    trackers: Trackers = Field(
+        default=(),
+        description="What else is told each round's numbers: TensorBoard, in the run folder, or MLflow, there or on the "
+        "server that MLFLOW_TRACKING_URI names. Each needs its package: cardiofed[tensorboard], cardiofed[mlflow].",
     )

@@ -203,6 +203,26 @@ def f1(histograms: npt.ArrayLike) -> Floats:
     return _where_both(negative, positive, 2 * true, true + false + positive.sum(-1))
 
 
+def micro_f1(histograms: npt.ArrayLike) -> Floats:
+    """F1 over the decisions on all classes together, each from probability 0.5 (logit 0) on.
+
+    Parameters
+    ----------
+    histograms
+        (..., C, 2, bins) as from `score_histograms`, bins even.
+
+    Returns
+    -------
+    ndarray
+        (...); NaN where nothing is positive or called so.
+    """
+    negative, positive = _halves(histograms)
+    half = positive.shape[-1] // 2
+    true, false = positive[..., half:].sum((-2, -1)), negative[..., half:].sum((-2, -1))
+    called = true + false + positive.sum((-2, -1))
+    return np.divide(2 * true, called, out=np.full(np.shape(true), np.nan), where=called > 0)
+
+
 def macro(values: npt.ArrayLike) -> Floats:
     """Mean over the classes that are defined.
 

@@ -14,7 +14,7 @@ from core.calibration import calibration_error, reliability_curve
 from core.classification_summary import as_section
 from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
-from core.evaluation import LOGIT_LIMIT, auroc, defined_scores, f1, macro
+from core.evaluation import LOGIT_LIMIT, auroc, defined_scores, f1, macro, micro_f1
 
 Floats = npt.NDArray[np.float64]
 
@@ -179,6 +179,7 @@ def summarise_noised(
             "f1": _f1(counts, deviation),
             "ece": calibration_error(counts, _PROBABILITIES, deviation),
         },
+        micro_f1(counts),
         _intervals(values, counts, deviation, draws),
         positives=np.maximum(sums[:, 1], 0),
         # Every record has every class, so that each class tells of their number.

@@ -28,6 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the campaign that the run-config describes; its folder is ``run.folder``, or one named after the Flower run."""
     from core.config import ExperimentConfig, with_overrides
     from core.learning.training import use_threads
+    from core.report.trackers import tracked
     from server.campaign import Campaign
     from server.run_folder import RunFolder
     from server.strategy import FlowerFederation, Pacing
@@ -52,7 +53,8 @@ def main(grid: Grid, context: Context) -> None:
                 pacing=pacing,
                 note=observer.note,
             )
-            Campaign(config, federation, folder, observer).run()
+            with tracked(observer, config.run.trackers, folder.path, config.to_run_config()) as watching:
+                watching.finished(Campaign(config, federation, folder, watching).run())
         except BaseException as error:
             # Flower ends an app by an interrupt when its run was stopped or its SuperLink is another one.
             interrupted = not isinstance(error, Exception)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,10 @@ import numpy as np
 
 from core.config import ExperimentConfig, config_hash
 from core.config_sections import RELEASES
-from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import LEADS
 from core.errors import FederationError
 from core.evaluation import auroc, macro
+from core.learning.personal import is_personal, stays_at_home
 from core.learning.regression import pretext_model
 from core.learning.targets import regression_targets, unit_of
 from core.learning.transfer import set_trainable, transferred_tensors
@@ -43,6 +44,11 @@ from server.results import (
     site_results,
 )
 from server.run_folder import Checkpoint, RunFolder
+
+PERSONAL_NOTE = (
+    "Each site was measured with a model of its own, part of which never left it; the model of this run is what they have "
+    "in common."
+)
 
 
 class Observer(Protocol):
@@ -110,7 +116,7 @@ class Campaign:
             late = sorted(set(self.federation.sites()) - set(settled))
             self._notes += [f"{site} took no part: it joined after the first round" for site in late]
         self._notes += check_releases(self._descriptions)
-        check_alike(self._descriptions)
+        check_alike(self._descriptions, self.config.data.label_space)
         self.folder.update_record(
             sites=recorded_sites(self._descriptions),
             devices={name: update.texts["device"] for name, update in self._descriptions.items()},
@@ -166,13 +172,13 @@ class Campaign:
     def _transfer(self) -> tuple[Tensors, float]:
         """Give the classifier its backbone; send the sites what stays frozen. Returns what trains."""
         began = time.monotonic()
-        model = self._create(len(SUPERCLASSES))
+        model = self._create(len(self.config.classes))
         if self.config.pretrain.enabled:
             backbone = self.config.transfer.target if self._per_target else "shared"
             tensors = self.folder.load_tensors(f"backbones/{backbone}")
             assert tensors is not None
             targets = (backbone,) if self._per_target else self.config.pretrain.targets
-            load_tensors(model, transferred_tensors(tensors, targets))
+            load_tensors(model, transferred_tensors(tensors, targets, self.config.classes))
         set_trainable(model, self.config.transfer.trainable)
         names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         tensors = all_tensors(model)
@@ -198,12 +204,14 @@ class Campaign:
             began = time.monotonic()
             request = Task(TaskKind.FINETUNE, self._name, "finetune", "", number, settings.rounds, base=self._base_name)
             asked = draws[number - 1 :]
-            answers = self._train(replace(request, tensors=trained), asked)
-            before = ServerModel(at_precision(at_precision(trained, self._precision), "float32"), moments)
-            after = combine(self.config.federation, number, before, answers.updates)
-            trained, moments = after.tensors, after.moments
+            own = stays_at_home(self.config.federation, number, settings.rounds, trained)
+            answers = self._train(replace(request, tensors=trained), asked, own)
+            if common := {name: values for name, values in trained.items() if name not in own}:
+                before = ServerModel(at_precision(at_precision(common, self._precision), "float32"), moments)
+                after = combine(self.config.federation, number, before, answers.updates)
+                trained, moments = {**trained, **after.tensors}, after.moments
             mean = averaged(mean, trained, number, settings.averaging)
-            areas = np.full(len(SUPERCLASSES), np.nan)
+            areas = np.full(len(self.config.classes), np.nan)
             if self._measures_rounds:
                 measured = self._evaluate(replace(request, kind=TaskKind.EVALUATE, tensors=mean), asked)
                 areas = auroc(_pooled(measured.updates)) if measured.updates else areas
@@ -216,7 +224,7 @@ class Campaign:
                 time.monotonic() - began,
                 request_bytes=self._travelling(trained),
                 macro_auroc=_number(macro(areas)),
-                auroc={name: _number(area) for name, area in zip(SUPERCLASSES, areas, strict=True)},
+                auroc={name: _number(area) for name, area in zip(self.config.classes, areas, strict=True)},
                 **_privacy_of(answers),
             )
         return mean
@@ -237,13 +245,13 @@ class Campaign:
             tensors=trained,
         )
         measured = self._evaluate(request)
-        model = self._create(len(SUPERCLASSES))
+        model = self._create(len(self.config.classes))
         load_tensors(model, {**self._base, **trained})
         set_trainable(model, self.config.transfer.trainable)
         numbers = next(iter(self._descriptions.values())).numbers
         card = ModelCard(
             self.config.model.name,
-            SUPERCLASSES,
+            self.config.classes,
             LEADS,
             int(numbers["rate"]),
             int(numbers["samples"]),
@@ -258,14 +266,15 @@ class Campaign:
             "regression": regression_results(lines),
             "segmentation": segmentation_results(lines),
             "classes": class_results(lines),
-            "classification": classification_results(measured.updates),
-            "sites": site_results(self._descriptions, measured, own),
+            "classification": classification_results(measured.updates, self.config.classes),
+            "sites": site_results(self._descriptions, measured, own, self.config.classes),
             "privacy": privacy_results(self.config.privacy.enabled, lines, measured.updates),
             "model": model_results(model, self.config),
             "seconds": {**seconds, "transfer": transfer_seconds, "evaluate": time.monotonic() - began},
             "notes": [
                 *self.folder.record().get("warnings", []),
                 *self._notes,
+                *([PERSONAL_NOTE] if is_personal(self.config.federation) else []),
                 *(f"{site} took no part: {REASONS[reason]}" for site, reason in self._absent.items()),
                 *(f"{site}: {REASONS[reason]}" for site, reason in measured.left_out.items()),
             ],
@@ -319,10 +328,14 @@ class Campaign:
             phase=f"{phase}/{backbone}",
         )
 
-    def _train(self, task: Task, draws: list[list[str]]) -> Answers:
-        """Ask for a round of training; tensors travel at the settings' precision and are averaged at float32."""
+    def _train(self, task: Task, draws: list[list[str]], own: Collection[str] = ()) -> Answers:
+        """Ask for a round of training; tensors travel at the settings' precision and are averaged at float32.
+
+        Those that are the sites' ``own`` do not come back.
+        """
         sent = at_precision(task.tensors, self._precision)
-        answers = self._ask(self._tasks(replace(task, tensors=sent), draws), task.phase, task.round_number, sent=sent)
+        back = {name: values for name, values in sent.items() if name not in own}
+        answers = self._ask(self._tasks(replace(task, tensors=sent), draws), task.phase, task.round_number, sent=back)
         updates = {
             site: replace(update, tensors=at_precision(update.tensors, "float32"))
             for site, update in answers.updates.items()
@@ -400,7 +413,12 @@ class Campaign:
     @property
     def _name(self) -> str:
         """Name of the campaign in the ledgers: the settings and the run folder, not the attempt."""
-        return f"{config_hash(self.config)[:12]}-{self.folder.path.name}"
+        return campaign_name(self.config, self.folder.path)
+
+
+def campaign_name(config: ExperimentConfig, run: Path) -> str:
+    """Return what a run's campaign is called at the sites."""
+    return f"{config_hash(config)[:12]}-{run.name}"
 
 
 _PLAN = (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from core.config import ExperimentConfig, load_config, with_overrides
 from core.errors import ConfigError, FederationError
+from core.report.trackers import require_trackers
 from server.coordinator import Home
 from server.flower_commands import write_app
 from server.joined_sites import joined, require_sites
@@ -70,6 +71,7 @@ def check_campaign(home: Home, config: ExperimentConfig) -> list[str]:
     ConfigError, FederationError, PrivacyError
         For a campaign that cannot work, in a sentence.
     """
+    require_trackers(config.run.trackers)
     require_sites(home, config.federation.min_sites)
     require_up(home)
     registered, expected = len(joined(home)), config.federation.sites

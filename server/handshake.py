@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.config import ExperimentConfig
+from core.ecg.labels import DEFAULT_SPACE
 from core.errors import ConfigError, FederationError
 from core.synthetic.recipe import recipe_of
 from core.tasks import PROTOCOL, Update, release
@@ -47,14 +48,20 @@ def check_releases(descriptions: dict[str, Update]) -> list[str]:
     return notes
 
 
-def check_alike(descriptions: dict[str, Update]) -> None:
+def check_alike(descriptions: dict[str, Update], label_space: str) -> None:
     """Refuse records that one model cannot be trained on.
 
     Raises
     ------
     ConfigError
-        When rates, lengths or filters differ.
+        When rates, lengths or filters differ, or a site's labels are not of the label space.
     """
+    for name, update in descriptions.items():
+        if (theirs := update.texts.get("label_space", DEFAULT_SPACE)) != label_space:
+            raise ConfigError(
+                f"the records of {name} have labels of {theirs} and data.label_space is {label_space}; set it to what the "
+                "sites have, or import the records again with --label-space"
+            )
     for key, what in (("rate", "rates in Hz"), ("samples", "lengths in samples"), ("band_high", "filters, up to Hz")):
         values = {name: update.numbers[key] for name, update in descriptions.items()}
         if len(set(values.values())) > 1:

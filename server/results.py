@@ -10,8 +10,7 @@ from torch import nn
 
 from core.classification_summary import summarise
 from core.config import ExperimentConfig
-from core.ecg.labels import SUPERCLASSES
-from core.evaluation import auroc, macro, pool, summarise_regression
+from core.evaluation import auprc, auroc, macro, micro_f1, pool, summarise_regression
 from core.learning.class_target import summarise_classes
 from core.learning.segmentation import summarise_boundaries
 from core.models.registry import count_parameters
@@ -66,7 +65,7 @@ def class_results(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {backbone: line["classes"] for backbone, line in last.items() if "classes" in line}
 
 
-def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:
+def classification_results(updates: dict[str, Update], classes: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the pooled measures with their intervals, or None when no site released its histograms.
 
     Where some site sends histograms with noise, those in clear are added up to the same bins.
@@ -76,7 +75,7 @@ def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:
     noised = {name: update.numbers for name, update in updates.items() if _DEVIATION in update.numbers}
     if noised:
         deviation = math.hypot(*(numbers[_DEVIATION] for numbers in noised.values()))
-        section = summarise_noised(sum(_coarse(update) for update in updates.values()), deviation)
+        section = summarise_noised(sum(_coarse(update) for update in updates.values()), deviation, classes)
         multipliers = [numbers["noise_multiplier"] for numbers in noised.values() if "noise_multiplier" in numbers]
         section["noise"] |= {"multiplier": min(multipliers, default=None), "sites": sorted(noised)}
         return section
@@ -84,11 +83,11 @@ def classification_results(updates: dict[str, Update]) -> dict[str, Any] | None:
     pooled = sum(part["histograms"].astype(np.float64) for part in tensors)
     drawn = all("replicates" in part for part in tensors)
     replicates = pool([(part["columns"], part["replicates"]) for part in tensors]) if drawn else None
-    return summarise(pooled[0], replicates)  # type: ignore[index]
+    return summarise(pooled[0], replicates, classes)  # type: ignore[index]
 
 
 def site_results(
-    descriptions: dict[str, Update], measured: Answers, lines: list[dict[str, Any]]
+    descriptions: dict[str, Update], measured: Answers, lines: list[dict[str, Any]], classes: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Return one row a site; a number that the site did not release is absent."""
     rows = []
@@ -101,12 +100,15 @@ def site_results(
         for key in ("units_noised", "count_deviation"):
             if key in numbers:
                 row[key] = numbers[key]
-        if f"train_{SUPERCLASSES[0]}" in numbers:
-            row["classes"] = {label: int(numbers[f"train_{label}"]) for label in SUPERCLASSES}
+        if f"train_{classes[0]}" in numbers:
+            row["classes"] = {label: int(numbers[f"train_{label}"]) for label in classes}
         if name in measured.updates:
             areas = _site_auroc(measured.updates[name])
-            row["auroc"] = {label: _number(area) for label, area in zip(SUPERCLASSES, areas, strict=True)}
+            row["auroc"] = {label: _number(area) for label, area in zip(classes, areas, strict=True)}
             row["macro_auroc"] = _number(macro(areas))
+            if _DEVIATION not in measured.updates[name].numbers:
+                pooled = measured.updates[name].tensors["histograms"][0]
+                row |= {"macro_auprc": _number(macro(auprc(pooled))), "micro_f1": _number(micro_f1(pooled))}
         row["rounds_answered"] = sum(name in line["answered"] for line in lines)
         row["left_out"] = [
             {"phase": line["phase"], "round": line["round"], "reason": out["reason"]}

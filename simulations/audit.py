@@ -24,12 +24,11 @@ from clients.site import Site
 from core.config import ExperimentConfig
 from core.console import Progress
 from core.ecg.dataset import EcgDataset
-from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError, FederationError
 from core.learning.classification import bce_loss, classification_fetch
 from core.learning.private_step import Canaries
 from core.learning.training import predict, use_threads
-from core.learning.transfer import set_trainable, trainable_tensors
+from core.learning.transfer import set_trainable, trainable_tensors, transferred_tensors
 from core.models.registry import create_model
 from core.models.tensors import all_tensors, load_tensors
 from core.privacy.accountant import Mechanism
@@ -248,11 +247,13 @@ def _subject(
 
 def _starting_model(config: ExperimentConfig, rate: int) -> nn.Module:
     """Return the classifier that fine-tuning begins with: from scratch, or on the backbone of an earlier run."""
-    model = create_model(config.model.name, outputs=len(SUPERCLASSES), rate=rate, seed=config.run.seed)
+    model = create_model(config.model.name, outputs=len(config.classes), rate=rate, seed=config.run.seed)
     if config.pretrain.from_run:
         _, backbones = reusable_backbones(config, rate)
-        tensors = backbones[config.transfer.target if config.pretrain.backbone == "per-target" else "shared"]
-        load_tensors(model, {key: values for key, values in tensors.items() if not key.startswith("head.")})
+        per_target = config.pretrain.backbone == "per-target"
+        targets = (config.transfer.target,) if per_target else config.pretrain.targets
+        tensors = backbones[config.transfer.target if per_target else "shared"]
+        load_tensors(model, transferred_tensors(tensors, targets, config.classes))
     set_trainable(model, config.transfer.trainable)
     return model
 

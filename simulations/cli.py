@@ -9,7 +9,7 @@ import typer
 
 from core import console
 from simulations import audit_cli, data_cli, privacy_cli, synth_cli
-from simulations.studies import paper_cli, study_cli
+from simulations.studies import baseline_cli, paper_cli, study_cli
 
 if TYPE_CHECKING:
     from core.config import ExperimentConfig
@@ -32,6 +32,7 @@ app.command()(study_cli.compare)
 app.command("privacy-curve")(study_cli.privacy_curve)
 app.command("low-data")(study_cli.low_data)
 app.command()(paper_cli.paper)
+app.command()(baseline_cli.baseline)
 
 
 @app.command()
@@ -206,12 +207,14 @@ def predict(
     record: Annotated[
         Path,
         typer.Argument(
-            metavar="RECORD", help="WFDB record, or .npy array (12 or 8 leads x samples, mV).", show_default=False
+            metavar="RECORD",
+            help="WFDB record, challenge .mat, .h5, .dcm, .scp, .asc, .csv, or .npy array (12 or 8 leads x samples, mV).",
+            show_default=False,
         ),
     ],
     rate: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples a second of an array; 10 s are assumed without it.", show_default=False),
+        typer.Option(min=1, help="Samples a second of an array (else taken to last 10 s) or CSV.", show_default=False),
     ] = None,
     figure: Annotated[
         Path | None,

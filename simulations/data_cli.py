@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simulations.check_cli import check
+from simulations.import_cli import Overwrite, import_, stored_as, unlabelled
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,100 +21,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Import, inspect, merge and download sets of 12-lead ECGs.",
+    help="Import, check, inspect, merge and download sets of 12-lead ECGs.",
 )
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the set that is at OUT.")]
+app.command("import")(import_)
 
 
-@app.command("import")
-def import_(
-    source: Annotated[str, typer.Argument(help="Format: ptbxl, arrays or deepfake.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to read.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
-    rate: Annotated[int, typer.Option(help="Samples a second of the set.")] = 100,
-    seconds: Annotated[int, typer.Option(help="Length of every record.")] = 10,
-    normalisation: Annotated[
-        str | None,
-        typer.Option(
-            help="How the set is stored: none (millivolt), record-robust or lead-zscore (both lose "
-            "amplitude). By default millivolt, or what the source has already.",
-            show_default=False,
-        ),
-    ] = None,
-    band: Annotated[str, typer.Option(help="Band-pass in Hz, or none.")] = "0.5-40",
-    source_rate: Annotated[
-        int | None,
-        typer.Option(
-            help="arrays: samples a second in signals.npy; ptbxl: read records100 or records500.",
-            show_default=False,
-        ),
-    ] = None,
-    units: Annotated[
-        str | None,
-        typer.Option(help="arrays: mV, uV, zscore or auto, against arrays.json.", show_default=False),
-    ] = None,
-    minimum_likelihood: Annotated[
-        float | None,
-        typer.Option(help="ptbxl: ignore SCP codes below this likelihood in %.", show_default=False),
-    ] = None,
-    clean: Annotated[
-        str | None,
-        typer.Option(
-            help="deepfake: usable leaves out rows without a file or with impossible intervals, 3sigma also "
-            "those beyond three standard deviations; by default such a row refuses the folder.",
-            show_default=False,
-        ),
-    ] = None,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken records out and list them.")] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Import a folder of ECGs as a set: 12 leads, one rate, one length, filtered.
+@app.command()
+def formats() -> None:
+    """List the formats that `cardiofed data import` reads: what they are, which files they need, which options they take."""
+    from rich.console import Console
 
-    SOURCE is the format of DIR: **ptbxl** (PTB-XL's official folder), **arrays** (`signals.npy` and
-    `records.csv`) or **deepfake** (DeepFake ECG: `.asc` files and a CSV of their intervals). The folder OUT
-    appears when everything is in; interrupted, the same command goes on where it stopped.
+    from core.ecg.sources import describe_formats
 
-    Example: `cardiofed data import ptbxl ptb-xl-1.0.3 sets/ptbxl`
-
-    Two sets to merge need one normalisation: `cardiofed data import arrays zscored sets/b`, then
-    `cardiofed data import ptbxl ptb-xl-1.0.3 sets/a --normalisation lead-zscore --source-rate 500`
-    """
-    from core.console import progress
-    from core.ecg.importing import import_source
-
-    edges = _parse_band(band)
-    with progress() as bars:
-        task = bars.add_task(f"import {source}", total=None)
-        report = import_source(
-            source,
-            folder,
-            out,
-            rate=rate,
-            seconds=seconds,
-            normalisation=normalisation,
-            band=edges,
-            source_rate=source_rate,
-            units=units,
-            minimum_likelihood=minimum_likelihood,
-            clean=clean,
-            skip_broken=skip_broken,
-            overwrite=overwrite,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )
-    for note in report.notes:
-        typer.echo(note)
-    if report.resumed:
-        typer.echo(f"{report.resumed} records were imported already; the rest followed.")
-    for _, reason in report.skipped:
-        typer.echo(f"left out: {reason}")
-    if report.clipped:
-        typer.echo(f"{report.clipped} samples lay outside +-32.767 mV and were clipped.")
-    left_out = f", {len(report.skipped)} left out" if report.skipped else ""
-    typer.echo(
-        f"{report.path}: {report.records} records of {report.patients} patients at {report.info.rate} Hz, "
-        f"{_stored_as(report.info.normalisation)}{_unlabelled(report.unlabelled)}{left_out}"
-    )
+    table = _table("formats", "format", "what it reads", "what it needs", "options")
+    for one in describe_formats():
+        table.add_row(one.name, one.reads, one.needs, " ".join(one.options))
+    for column in table.columns:
+        column.justify = "left"
+    Console().print(table, markup=False)
 
 
 @app.command()
@@ -169,11 +97,11 @@ def merge(
     `cardiofed data merge sets/ptbxl sets/sph sets/two --site-a ptbxl --site-b sph`, and then a third:
     `cardiofed data merge sets/two sets/ludb sets/three --site-b ludb`
     """
-    from core.ecg.importing import merge as merge_sets
+    from core.ecg.merging import merge as merge_sets
 
     report = merge_sets(a, b, out, site_a=site_a, site_b=site_b, overwrite=overwrite)
     typer.echo(
-        f"{report.path}: {report.records} records{_unlabelled(report.unlabelled)}; "
+        f"{report.path}: {report.records} records{unlabelled(report.unlabelled)}; "
         f"{report.duplicates} of {b} were in {a} already and were taken from there"
     )
 
@@ -209,24 +137,7 @@ def download(
     typer.echo(f"{report.path}: {report.fetched} files fetched, {report.complete} were complete already")
 
 
-def _parse_band(text: str) -> tuple[float, float] | None:
-    from core.errors import DataError
-
-    if text == "none":
-        return None
-    try:
-        low, high = map(float, text.split("-"))
-    except ValueError:
-        raise DataError(f"--band {text!r} is no band; write it as 0.5-40 (Hz), or none") from None
-    return low, high
-
-
-def _stored_as(normalisation: str) -> str:
-    return "in millivolt" if normalisation == "none" else f"stored as {normalisation}"
-
-
-def _unlabelled(count: int) -> str:
-    return f", {count} of them without a label" if count else ""
+app.command()(check)
 
 
 def _overview_table(dataset: EcgDataset, summary: DatasetSummary) -> Table:
@@ -237,7 +148,7 @@ def _overview_table(dataset: EcgDataset, summary: DatasetSummary) -> Table:
         ("records", f"{summary.records}"),
         ("patients", f"{summary.patients}"),
         ("rate", f"{info.rate} Hz, {info.samples / info.rate:g} s"),
-        ("stored", _stored_as(info.normalisation)),
+        ("stored", stored_as(info.normalisation)),
         ("band-pass", band),
         ("source", info.source),
         ("without age", f"{summary.missing_age}"),

@@ -25,6 +25,7 @@ from clients.app import app as client_app
 from clients.device import choose_device
 from core.config import ExperimentConfig
 from core.learning.training import use_threads
+from core.report.trackers import tracked
 from core.tasks import Reason
 from server.campaign import Campaign, Observer
 from server.run_folder import RunFolder
@@ -160,9 +161,12 @@ def run_loopback(config: ExperimentConfig, folder: RunFolder, observer: Observer
         lambda number: str(choose_device(config.run.device, number)),
     )
     try:
-        with _stop_on_interrupt():
+        trackers = tracked(observer, config.run.trackers, folder.path, config.to_run_config())
+        with _stop_on_interrupt(), trackers as watching:
             federation = FlowerFederation(grid, config.federation.participants)
-            return Campaign(config, federation, folder, observer).run()
+            results = Campaign(config, federation, folder, watching).run()
+            watching.finished(results)
+            return results
     except BaseException:
         stopping.set()
         raise

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.config import load_config
 from core.ecg.leads import INDEPENDENT_LEADS, LEADS, to_twelve
 from core.ecg.preparation import prepare
 from core.ecg.sources import Recording
-from core.ecg.sources.wfdb_files import read_wfdb
+from core.ecg.sources.record_files import read_record_file
 from core.errors import DataError
 from core.models.saved import load_model
 
@@ -40,18 +41,21 @@ def predict_record(run: Path, record: Path, rate: int | None = None) -> Predicti
     Parameters
     ----------
     record : Path
-        A WFDB record (with or without ``.hea``), or a ``.npy`` array of shape (12, samples) or (8, samples) in mV with
+        A file of any kind that :func:`core.ecg.sources.record_files.read_record_file` reads, such as a WFDB record (with
+        or without ``.hea``) or a challenge ``.mat``, or a ``.npy`` array of shape (12, samples) or (8, samples) in mV with
         leads in the standard order.
     rate : int, optional
-        Of an array; without it an array is taken to last 10 s.
+        Of an array, which is otherwise taken to last 10 s, or of a CSV without a column of times.
 
     Raises
     ------
     DataError
-        When the run holds no model, or the record cannot be read or misses a lead.
+        When the run holds no common model, or the record cannot be read or misses a lead.
     """
+    if (run / "config.toml").is_file() and load_config(run / "config.toml").federation.personal == "head":
+        raise DataError(f"{run} has a head for each hospital and none in common; train with federation.personal = none")
     model, card = load_model(run)
-    recording = _read_array(record, rate) if record.suffix == ".npy" else _read_wfdb(record)
+    recording = _read_array(record, rate) if record.suffix == ".npy" else read_record_file(record, rate=rate)
     prepared = prepare(
         recording,
         rate=card.rate,
@@ -64,10 +68,6 @@ def predict_record(run: Path, record: Path, rate: int | None = None) -> Predicti
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     signal = to_twelve(recording.signal, recording.leads)
     return Prediction(dict(zip(card.classes, probabilities.tolist(), strict=True)), signal, recording.rate)
-
-
-def _read_wfdb(record: Path) -> Recording:
-    return read_wfdb(record.with_suffix("") if record.suffix in (".dat", ".mat") else record)
 
 
 def _read_array(record: Path, rate: int | None) -> Recording:

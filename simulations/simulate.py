@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from clients.device import choose_device
 from clients.hospital import Federation, open_federation
 from core.config import ExperimentConfig, with_overrides
-from core.ecg.dataset import DatasetInfo
-from core.ecg.labels import SUPERCLASSES
+from core.ecg.dataset import DatasetInfo, EcgDataset
 from core.errors import ConfigError, DataError
-from core.learning.classification import classification_fetch
 from core.learning.regression import target_code
-from core.learning.training import predict
-from core.models.saved import load_model
 from core.report.page import write_report
+from core.report.trackers import require_trackers
 from core.synthetic.source import absolute_paths, open_source, shard_of
 from server.campaign import Observer
 from server.pretrained import reusable_backbones
 from server.run_folder import RunFolder
+from simulations.scoring import score_records
 
 
 def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
@@ -37,22 +34,24 @@ def start(config: ExperimentConfig) -> tuple[RunFolder, ExperimentConfig]:
     config = with_absolute_paths(config)
     federation = check(config)
     folder = RunFolder.create(config)
-    info, dataset = federation.dataset.info, federation.dataset
-    folder.update_record(
-        data={
-            "name": info.name,
-            "source": info.source,
-            "fingerprint": dataset.fingerprint,
-            "simulated": info.simulated,
-            "rate": info.rate,
-            "records": len(dataset),
-            "patients": int(dataset.records["patient"].nunique()),
-            "unlabelled_dropped": federation.unlabelled,
-            "several_labels_dropped": federation.several_labels,
-        },
-        warnings=list(federation.warnings),
-    )
+    folder.update_record(data=data_record(federation), warnings=list(federation.warnings))
     return folder, config
+
+
+def data_record(federation: Federation) -> dict[str, Any]:
+    """Return what ``run.json`` says of the records of a run."""
+    info, dataset = federation.dataset.info, federation.dataset
+    return {
+        "name": info.name,
+        "source": info.source,
+        "fingerprint": dataset.fingerprint,
+        "simulated": info.simulated,
+        "rate": info.rate,
+        "records": len(dataset),
+        "patients": int(dataset.records["patient"].nunique()),
+        "unlabelled_dropped": federation.unlabelled,
+        "several_labels_dropped": federation.several_labels,
+    }
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
@@ -80,6 +79,7 @@ def check(config: ExperimentConfig, folder: RunFolder | None = None) -> Federati
     ConfigError, DataError
         For data or settings that cannot work.
     """
+    require_trackers(config.run.trackers)
     for number in range(config.federation.participants):
         choose_device(config.run.device, number)
     federation = open_federation(config)
@@ -164,9 +164,8 @@ def write_examples(config: ExperimentConfig, folder: RunFolder) -> None:
     sites = np.concatenate([np.full(len(h.test), number) for number, h in enumerate(federation.hospitals)])
     chosen = _one_of_each_class(dataset.labels[rows], config.run.examples, config.run.seed)
     examples = dataset.select(rows[chosen])
-    model, card = load_model(folder.path)
-    fetch = classification_fetch(examples, card.normalisation)
-    logits = predict(model, len(examples), fetch, torch.device("cpu"))
+    names = np.array([federation.hospitals[number].name for number in sites[chosen]], dtype=str)
+    logits = score_records(config, folder.path, examples, names)
     millivolt = examples.info.normalisation == "none"
     signals = examples.batch(np.arange(len(examples)), "none" if millivolt else examples.info.normalisation)
     np.savez_compressed(
@@ -175,7 +174,7 @@ def write_examples(config: ExperimentConfig, folder: RunFolder) -> None:
         probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32),
         labels=examples.labels,
         names=examples.records["record"].to_numpy(dtype=str),
-        sites=np.array([federation.hospitals[number].name for number in sites[chosen]], dtype=str),
+        sites=names,
         rate=examples.info.rate,
         units="mV" if millivolt else "z",
     )
@@ -189,30 +188,49 @@ def write_predictions(config: ExperimentConfig, folder: RunFolder) -> None:
     """
     if not config.run.predictions:
         return
+    whole, rows, sites = shared_test_records(config)
+    dataset = whole.select(rows)
+    save_predictions(folder.path, dataset, sites, score_records(config, folder.path, dataset, sites))
+
+
+def shared_test_records(config: ExperimentConfig) -> tuple[EcgDataset, np.ndarray, np.ndarray]:
+    """Return the set, its rows that all sites of the partition test on, rising, and whose each of them is."""
     federation = open_federation(with_overrides(config, ["federation.members=[]", "federation.pooled=false"]))
     rows = np.concatenate([hospital.test for hospital in federation.hospitals])
     sites = np.repeat([h.name for h in federation.hospitals], [len(h.test) for h in federation.hospitals])
     order = np.argsort(rows)
-    dataset = federation.dataset.select(rows[order])
-    model, card = load_model(folder.path)
-    logits = predict(model, len(dataset), classification_fetch(dataset, card.normalisation), torch.device("cpu"))
-    partial = folder.path / "predictions.partial.npz"
+    return federation.dataset, rows[order], sites[order]
+
+
+def save_predictions(run: Path, dataset: EcgDataset, sites: np.ndarray, logits: np.ndarray) -> None:
+    """Write ``predictions.npz``, whole or not at all.
+
+    Parameters
+    ----------
+    run : Path
+    dataset : EcgDataset
+        The n test records.
+    sites : ndarray of str, shape (n,)
+    logits : ndarray of shape (n, classes)
+    """
+    partial = run / "predictions.partial.npz"
     np.savez_compressed(
         partial,
         logits=logits.astype(np.float32),
         labels=dataset.labels.astype(np.uint8),
         records=dataset.records["record"].to_numpy(dtype=str),
         patients=dataset.records["patient"].to_numpy(dtype=str),
-        sites=sites[order],
+        sites=sites,
+        classes=np.array(dataset.classes, dtype=str),
     )
-    partial.replace(folder.path / "predictions.npz")
+    partial.replace(run / "predictions.npz")
 
 
 def _one_of_each_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(labels))
     chosen: list[int] = []
     for turn in range(count):
-        wanted = turn % len(SUPERCLASSES)
+        wanted = turn % labels.shape[1]
         fitting = [row for row in order if labels[row, wanted] and row not in chosen]
         chosen += fitting[:1] or [row for row in order if row not in chosen][:1]
     return np.array(chosen, dtype=int)

@@ -23,6 +23,7 @@ def made_study(
     variants: tuple[str, ...] = ("",),
     seeds: tuple[int, ...] = (0, 1, 2),
     audits: tuple[float, ...] = (),
+    baselines: bool = False,
 ) -> dict[str, Any]:
     """A finished study whose arms are all combinations of what is given; AUROC grows with epsilon and patients."""
     rng = np.random.default_rng(7)
@@ -34,6 +35,12 @@ def made_study(
         if epsilon is not None or unit == units[0]
         for key in [_key(topology, start, epsilon, unit, size, variant)]
     ]
+    if baselines:
+        groups += [
+            _group(rng, _key(topology, start, None, units[0], size, "") | {"baseline": True}, seeds)
+            for topology, start in BASELINES
+            for size in patients
+        ]
     return {
         "kind": kind,
         "title": "PTB-XL, four hospitals",
@@ -127,6 +134,12 @@ def hostile_study() -> dict[str, Any]:
 
 
 KEY = ("topology", "start", "variant", "epsilon", "delta", "unit", "patients")
+BASELINES = (
+    ("centralized", "majority"),
+    ("centralized", "logistic"),
+    ("federated", "logistic"),
+    ("centralized", "boosting"),
+)
 
 
 def _key(
@@ -167,6 +180,7 @@ def _group(rng: np.random.Generator, key: dict[str, Any], seeds: tuple[int, ...]
         "values": values,
         "auroc": mean,
         "interval": [round(mean - 0.021, 4), round(mean + 0.019, 4)],
+        "own": round(mean + 0.004, 4),
         "by_class": by_class,
         "by_site": {name: round(mean + float(rng.normal(0, 0.02)), 4) for name in SITES},
         "auprc": round(mean - 0.17, 4),
@@ -187,6 +201,7 @@ def _arms(group: dict[str, Any]) -> list[dict[str, Any]]:
         name = "-".join(str(part) for part in [*told, *private, f"seed-{seed}"] if part)
         arms.append(
             {field: group[field] for field in KEY}
+            | ({"baseline": True} if group.get("baseline") else {})
             | {
                 "name": name,
                 "site": site,

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from core.ecg import storage
-from core.ecg.labels import SUPERCLASSES
+from core.ecg.labels import DEFAULT_SPACE, SPACES
 from core.ecg.leads import LEADS
 from core.ecg.preprocessing import NORMALISATIONS, normalise
 from core.ecg.records import checked_records, read_records
@@ -50,6 +50,8 @@ class DatasetInfo:
         Sha256 of the content; empty for a set in memory, where :attr:`EcgDataset.fingerprint` computes it.
     simulated
         True for generated records, which are never presented as clinical evidence.
+    label_space
+        A key of :data:`core.ecg.labels.SPACES`: which classes the records table has.
     """
 
     name: str
@@ -62,11 +64,19 @@ class DatasetInfo:
     source: str
     fingerprint: str = ""
     simulated: bool = False
+    label_space: str = DEFAULT_SPACE
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return SPACES[self.label_space]
 
     def meaning(self) -> dict[str, Any]:
         """What, besides signals and records, the fingerprint covers."""
         named = asdict(self)
-        kept = ("rate", "samples", "leads", "normalisation", "band", "scale", "simulated")
+        kept: tuple[str, ...] = ("rate", "samples", "leads", "normalisation", "band", "scale", "simulated")
+        # Sets of the five superclasses keep the fingerprint that they had before there were others.
+        kept += () if self.label_space == DEFAULT_SPACE else ("label_space",)
         return {key: named[key] for key in kept}
 
 
@@ -91,7 +101,7 @@ class EcgDataset:
     def __init__(self, signals: NDArray[Any], records: pd.DataFrame, info: DatasetInfo) -> None:
         _check_signals(signals, len(records), info, info.name)
         self._signals = signals
-        self._records = checked_records(records, f"the records of {info.name}")
+        self._records = checked_records(records, f"the records of {info.name}", info.classes)
         self._rows: NDArray[np.intp] | None = None
         # A fingerprint that came along with a borrowed info would be that of other content.
         self.info = replace(info, fingerprint="")
@@ -108,7 +118,7 @@ class EcgDataset:
         folder = Path(path)
         info = _info_from(storage.read_description(folder), folder / storage.DESCRIPTION_FILE)
         signals = storage.map_signals(folder)
-        records = read_records(folder / storage.RECORDS_FILE)
+        records = read_records(folder / storage.RECORDS_FILE, info.classes)
         _check_signals(signals, len(records), info, str(folder))
         return _assemble(signals, records, info)
 
@@ -156,14 +166,19 @@ class EcgDataset:
         return self._records
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of the set's label space."""
+        return self.info.classes
+
+    @property
     def labels(self) -> NDArray[np.uint8]:
-        """(n, 5) of 0 and 1, in the order of :data:`core.ecg.labels.SUPERCLASSES`."""
-        labels: NDArray[np.uint8] = self._records[list(SUPERCLASSES)].to_numpy(dtype=np.uint8)
+        """(n, C) of 0 and 1, in the order of :attr:`classes`."""
+        labels: NDArray[np.uint8] = self._records[list(self.classes)].to_numpy(dtype=np.uint8)
         return labels
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """(n,) whether a record has at least one of the five labels; all zero means that none is known."""
+        """(n,) whether a record has at least one of the labels; all zero means that none is known."""
         return np.asarray(self.labels.any(axis=1))
 
     @property
@@ -278,7 +293,7 @@ def encode(signals: NDArray[Any], normalisation: str) -> tuple[NDArray[Any], flo
 
 def finish(partial: Path, file: storage.SignalFile, records: pd.DataFrame, info: DatasetInfo) -> str:
     """Close the signals and write records and description beside them; gives the fingerprint."""
-    table = storage.records_text(checked_records(records, f"the records of {info.name}"))
+    table = storage.records_text(checked_records(records, f"the records of {info.name}", info.classes))
     fingerprint = storage.content_fingerprint(file.close(), table, info.meaning())
     storage.write_description(partial, asdict(replace(info, fingerprint=fingerprint)), table)
     return fingerprint
@@ -295,9 +310,14 @@ def _assemble(
 
 def _info_from(stored: Mapping[str, Any], path: Path) -> DatasetInfo:
     known = {field.name for field in fields(DatasetInfo)}
+    stored = {"label_space": DEFAULT_SPACE, **stored}
     if set(stored) != known:
         odd = sorted(known ^ set(stored))[0]
         raise DataError(f"{path} lacks or does not know {odd!r}; import the set again")
+    if stored["label_space"] not in SPACES:
+        raise DataError(
+            f"{path} has the unknown label space {stored['label_space']!r}; import the set again, or update"
+        )
     band = stored["band"]
     restored = {"leads": tuple(stored["leads"]), "band": None if band is None else tuple(band)}
     return DatasetInfo(**{**stored, **restored})

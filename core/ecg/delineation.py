@@ -219,7 +219,9 @@ def steady_intervals(found: Delineation, rate: float) -> NDArray[np.float64]:
     gaps = np.diff(found.beats)
     if len(gaps):
         median = np.median(gaps)
-        intervals[0] = 60.0 * rate / gaps[np.abs(gaps - median) <= 0.3 * median].mean()
+        near = gaps[np.abs(gaps - median) <= 0.3 * median]
+        # Of two distances, neither need be near the middle of both.
+        intervals[0] = 60.0 * rate / (near if len(near) else gaps).mean()
     return intervals
 
 

@@ -1,32 +1,42 @@
 """Bring a folder of any known format into an :class:`EcgDataset` folder, whole or not at all.
 
-The work is done in ``OUT.partial/``, with a journal line for each record; when a run is killed, the same
-command goes on after the last record that is wholly written.
+The work is done in ``OUT.partial/``, with a journal line for each record; when a run is killed, or the disk is full, the
+same command goes on after the last record that is wholly written.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial as prepared_call
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from core.ecg import storage
-from core.ecg.dataset import DatasetInfo, EcgDataset, check_reachable, encode, finish
+from core.ecg.dataset import DatasetInfo, check_reachable, encode, finish
+from core.ecg.import_rows import ImportStoppedError, MadeRow, RowSettings, make_rows
 from core.ecg.journal import ImportJournal
-from core.ecg.labels import SUPERCLASSES
+from core.ecg.label_tables import System, known_codes
+from core.ecg.labels import DEFAULT_SPACE, SPACES
 from core.ecg.leads import LEADS
-from core.ecg.preparation import prepare
 from core.ecg.preprocessing import BAND, SECONDS
 from core.ecg.records import checked_records
 from core.ecg.sources import Source, open_source
+from core.ecg.sources.labelling import in_space
 from core.errors import DataError
+
+FOLDS = 10
+FOLD_RULES = ("by-patient", "none")
+# A disk, a quota, a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +52,7 @@ class ImportReport:
     info
         What is true of it.
     records, patients, unlabelled
-        Counts; records without any of the five labels are kept.
+        Counts; records without any of the labels are kept.
     skipped
         (record, reason) of each broken record that was left out.
     clipped
@@ -51,6 +61,12 @@ class ImportReport:
         Records that an interrupted run had already done.
     notes
         Sentences that the person who imports should read.
+    unmapped
+        Code, with its name where a table has it -> records with it to which it gave no label, the most frequent first.
+    missing_leads
+        Lead -> records that lack it, the most frequent first.
+    padded, cropped
+        Records that were shorter and longer than those of the set.
     """
 
     path: Path
@@ -62,17 +78,10 @@ class ImportReport:
     clipped: int
     resumed: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What a merge did: where, how many records, how many of B were in A already, how many have no label."""
-
-    path: Path
-    info: DatasetInfo
-    records: int
-    duplicates: int
-    unlabelled: int
+    unmapped: Mapping[str, int] = field(default_factory=dict)
+    missing_leads: Mapping[str, int] = field(default_factory=dict)
+    padded: int = 0
+    cropped: int = 0
 
 
 def import_source(
@@ -85,7 +94,10 @@ def import_source(
     band: tuple[float, float] | None = BAND,
     seconds: int = SECONDS,
     progress: Progress | None = None,
-    skip_broken: bool = False,
+    skip_broken: bool = True,
+    folds: str = "by-patient",
+    label_space: str = DEFAULT_SPACE,
+    jobs: int | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> ImportReport:
@@ -98,7 +110,8 @@ def import_source(
     folder, out
         What to read, and the folder to make.
     rate, seconds
-        Hz and length of every record of the set.
+        Hz and length of every record of the set. Where records are shorter or longer, the set gets a column ``seconds``
+        of their true lengths; where some lack leads, a column ``missing_leads``.
     normalisation
         How the set is stored, see :func:`core.ecg.preprocessing.normalise`. None: millivolt, or what the
         source's signals already have.
@@ -108,7 +121,14 @@ def import_source(
     progress
         Called as ``progress(done, total)`` after each record.
     skip_broken
-        Leave broken records out and list them, instead of refusing the folder.
+        Leave broken records out and list them; False refuses the folder for the first.
+    folds
+        ``"by-patient"`` gives records of a source without folds one of ten, by their patient (see :func:`fold_of`);
+        ``"none"`` leaves them in fold 0, where generated ones always stay: nothing is evaluated on them.
+    label_space
+        A key of :data:`core.ecg.labels.SPACES`: what the codes of the records are read as.
+    jobs
+        Processes that read; by default one a core. The set is the same, byte for byte, whatever their number.
     overwrite
         Replace a set that is at ``out``.
     options
@@ -117,16 +137,21 @@ def import_source(
     Raises
     ------
     DataError
-        One sentence naming the file or record and the mend; nothing is left at ``out``.
+        One sentence naming the file or record and the mend; nothing is left at ``out``. More than half of the records
+        are broken.
+    ImportStoppedError
+        The disk is full, or a process was ended from outside: the same call goes on.
     """
     target = Path(out)
     storage.refuse_existing(target, overwrite)
-    _check_numbers(rate, seconds, band)
-    opened = open_source(source, folder, rate=rate, **options)
-    table = checked_records(opened.table, f"the records of {folder}")
+    _check_settings(rate, seconds, band, folds, jobs)
+    reopen = prepared_call(open_source, source, folder, rate=rate, **options)
+    opened = in_space(reopen(), label_space)
+    table = checked_records(opened.table, f"the records of {folder}", SPACES[label_space])
+    table, fold_notes = _with_folds(table, folds, opened.simulated)
     wanted = normalisation or opened.normalisation
     check_reachable(opened.normalisation, wanted, str(folder))
-    filter_band, stored_band, notes = _choose_band(opened, band, str(folder))
+    filter_band, stored_band, band_notes = _choose_band(opened, band, str(folder))
     info = DatasetInfo(
         name=target.name,
         rate=rate,
@@ -137,107 +162,84 @@ def import_source(
         scale=encode(np.zeros(0), wanted)[1],
         source=source,
         simulated=opened.simulated,
+        label_space=label_space,
     )
     identity = {
         "folder": str(Path(folder).resolve()),
         "settings": info.meaning() | {"filter": filter_band, "skip_broken": skip_broken},
-        "options": options,
+        "options": {key: value if isinstance(value, int | float) else str(value) for key, value in options.items()},
         "source": source,
         "table": hashlib.sha256(storage.records_text(table)).hexdigest(),
     }
     partial = storage.partial_folder(target)
-    with ImportJournal.opened(partial, identity) as journal, _removed_on_refusal(partial):
-        dtype = np.dtype(np.int16 if wanted == "none" else np.float16)
+    dtype = np.dtype(np.int16 if wanted == "none" else np.float16)
+    row_bytes = len(LEADS) * info.samples * dtype.itemsize
+    with (
+        _told_where_nothing_can_be_written(partial),
+        ImportJournal.opened(partial, identity, row_bytes) as journal,
+        _removed_on_refusal(partial),
+    ):
+        resumed, names = journal.done, table["record"].tolist()
         file = storage.SignalFile(partial / storage.SIGNALS_FILE, (len(LEADS), info.samples), dtype, journal.kept_rows)
-        resumed = journal.done
-        _store_signals(opened, table, info, filter_band, file, journal, skip_broken, progress)
-        skipped = tuple((str(table["record"][row]), reason) for row, reason in journal.skipped.items())
-        kept = table.drop(index=list(journal.skipped)).reset_index(drop=True)
-        if kept.empty:
-            file.abandon()
-            raise DataError(f"{folder} has no usable record ({skipped[0][1]}); nothing is imported")
+        settings = RowSettings(rate, seconds, wanted, filter_band)
+        rows = make_rows(opened, names, settings, start=resumed, jobs=jobs, reopen=reopen)
+        _store(rows, file, journal, len(names), str(folder), skip_broken, progress)
+        kept = _with_what_is_lacking(table, journal, seconds)
+        kept = kept.drop(index=list(journal.skipped)).reset_index(drop=True)
         fingerprint = finish(partial, file, kept, info)
-        journal.remove()
         storage.publish(partial, target, overwrite)
+        # Not before: without its journal, a finished import would begin again.
+        journal.remove(target)
     return ImportReport(
         path=target,
         info=replace(info, fingerprint=fingerprint),
         records=len(kept),
         patients=kept["patient"].nunique(),
-        unlabelled=_unlabelled(kept),
-        skipped=skipped,
+        unlabelled=int((~kept[list(info.classes)].any(axis=1)).sum()),
+        skipped=tuple((names[row], reason) for row, reason in journal.skipped.items()),
         clipped=journal.clipped,
         resumed=resumed,
-        notes=(*opened.notes, *notes),
+        notes=(*opened.notes, *band_notes, *fold_notes),
+        unmapped=_with_names(opened),
+        missing_leads=dict(Counter(" ".join(journal.missing_leads.values()).split()).most_common()),
+        padded=sum(length < seconds for length in journal.seconds.values()),
+        cropped=sum(length > seconds for length in journal.seconds.values()),
     )
 
 
-def merge(
-    a: str | Path,
-    b: str | Path,
-    out: str | Path,
-    *,
-    site_a: str | None = None,
-    site_b: str | None = None,
-    overwrite: bool = False,
-) -> MergeReport:
-    """Write the records of A, then those of B whose ids are not in A, as one set.
-
-    Parameters
-    ----------
-    a, b, out : str or Path
-        Folders of sets.
-    site_a, site_b : str, optional
-        Site of every record of A, and of B; by default each keeps its own. So several sets become one hospital each.
-    overwrite : bool
-
-    Raises
-    ------
-    DataError
-        The sets differ in what is true of their records, or ``out`` exists.
-    """
-    first, second, target = EcgDataset.open(a), EcgDataset.open(b), Path(out)
-    storage.refuse_existing(target, overwrite)
-    _require_alike(first.info, second.info, a, b)
-    fresh = np.flatnonzero(~second.records["record"].isin(first.records["record"]).to_numpy())
-    added = second.select(fresh)
-    tables = [
-        table if site is None else table.assign(site=site)
-        for table, site in ((first.records, site_a), (added.records, site_b))
-    ]
-    records = pd.concat(tables, ignore_index=True)
-    sources = dict.fromkeys([*first.info.source.split("+"), *second.info.source.split("+")])
-    info = replace(first.info, name=target.name, source="+".join(sources))
-
-    partial = storage.partial_folder(target)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        file = storage.SignalFile(partial / storage.SIGNALS_FILE, first.signals.shape[1:], first.signals.dtype)
-        for signals, rows in ((first.signals, None), (second.signals, fresh)):
-            for block in storage.iterate(signals, rows):
-                file.append(block)
-        fingerprint = finish(partial, file, records, info)
-        storage.publish(partial, target, overwrite)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return MergeReport(
-        path=target,
-        info=replace(info, fingerprint=fingerprint),
-        records=len(records),
-        duplicates=len(second) - len(fresh),
-        unlabelled=_unlabelled(records),
-    )
+def fold_of(patient: str) -> int:
+    """Fold 1 to 10 of a patient whose source has no folds: ``int(sha256(patient), 16) % 10 + 1``, the same everywhere."""
+    return int(hashlib.sha256(patient.encode()).hexdigest(), 16) % FOLDS + 1
 
 
-def _check_numbers(rate: int, seconds: int, band: tuple[float, float] | None) -> None:
+def _check_settings(rate: int, seconds: int, band: tuple[float, float] | None, folds: str, jobs: int | None) -> None:
     if rate <= 0 or seconds <= 0:
         raise DataError(f"{seconds} s at {rate} Hz is impossible; give a positive rate and length")
     if band is not None and not 0 < band[0] < band[1] < rate / 2:
         raise DataError(
             f"a band of {band[0]:g}-{band[1]:g} Hz is impossible at {rate} Hz; keep 0 < low < high < {rate / 2:g}"
         )
+    if folds not in FOLD_RULES:
+        raise DataError(f"folds {folds!r} are unknown; use one of {', '.join(FOLD_RULES)}")
+    if jobs is not None and jobs < 1:
+        raise DataError(f"{jobs} processes can import nothing; give at least 1, or leave --jobs out")
+
+
+def _with_folds(table: pd.DataFrame, rule: str, simulated: bool) -> tuple[pd.DataFrame, list[str]]:
+    if rule == "none" or simulated or (table["fold"] != 0).any():
+        return table, []
+    note = f"The source has no folds: each patient is given one of {FOLDS} by the sha256 of the patient's id."
+    return table.assign(fold=table["patient"].map(fold_of).astype("int64")), [note]
+
+
+def _with_what_is_lacking(table: pd.DataFrame, journal: ImportJournal, seconds: int) -> pd.DataFrame:
+    """Columns ``missing_leads`` and ``seconds``, each where it says anything of any record."""
+    rows = table.index.to_series()
+    if journal.missing_leads:
+        table = table.assign(missing_leads=rows.map(journal.missing_leads).fillna(""))
+    if journal.seconds:
+        table = table.assign(seconds=rows.map(journal.seconds).fillna(float(seconds)))
+    return table
 
 
 def _choose_band(
@@ -256,76 +258,74 @@ def _choose_band(
     return None, band, [f"{folder} is {source.normalisation} already: {taken}"]
 
 
-def _store_signals(
-    source: Source,
-    table: pd.DataFrame,
-    info: DatasetInfo,
-    filter_band: tuple[float, float] | None,
+def _with_names(source: Source) -> dict[str, int]:
+    """Codes that gave no label, each with its name where a table has it, the most frequent first."""
+    if not source.system:
+        return dict(Counter(source.unmapped).most_common())
+    rows = known_codes(cast(System, source.system))
+    names = {code: rows[code].name if code in rows else "unknown" for code in source.unmapped}
+    return {f"{code} ({names[code]})": count for code, count in Counter(source.unmapped).most_common()}
+
+
+def _store(
+    rows: Generator[MadeRow, None, None],
     file: storage.SignalFile,
     journal: ImportJournal,
+    total: int,
+    folder: str,
     skip_broken: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
-    """Prepare and append the records that the journal does not have yet; the file is closed on any error."""
+    """Append records as they come, each with a line of the journal; on any error the file is closed as it is."""
     try:
-        for row in range(journal.done, len(table)):
-            try:
-                values = _prepared(source, row, table, info, filter_band)
-            except DataError as error:
-                if not skip_broken:
-                    raise
-                journal.skip(row, str(error))
-            else:
-                stored, _, clipped = encode(values, info.normalisation)
-                file.append(stored)
-                journal.keep(row, clipped)
-            if progress:
-                progress(row + 1, len(table))
+        with closing(rows):
+            for made in rows:
+                if made.stored is None:
+                    _skip(journal, made.row, made.reason, skip_broken, total, folder)
+                else:
+                    file.append(made.stored)
+                    journal.keep(made.row, made.clipped, made.missing_leads, made.seconds)
+                if progress:
+                    progress(made.row + 1, total)
     except BaseException:
         file.abandon()
         raise
 
 
-def _prepared(
-    source: Source,
-    row: int,
-    table: pd.DataFrame,
-    info: DatasetInfo,
-    filter_band: tuple[float, float] | None,
-) -> np.ndarray:
-    recording = source.read(row)
-    try:
-        return prepare(
-            recording,
-            rate=info.rate,
-            normalisation=info.normalisation,
-            band=filter_band,
-            seconds=info.samples // info.rate,
-            given_normalisation=source.normalisation,
+def _skip(journal: ImportJournal, row: int, reason: str, skip_broken: bool, total: int, folder: str) -> None:
+    if not skip_broken:
+        raise DataError(reason)
+    journal.skip(row, reason)
+    count = len(journal.skipped)
+    if 2 * count > total:
+        first = "; ".join(list(journal.skipped.values())[:3])
+        raise DataError(
+            f"more than half of the {total:,} records of {folder} cannot be used, so none is imported: {first}"
+            + ("; ..." if count > 3 else "")
         )
-    except DataError as error:
-        raise DataError(f"record {table['record'][row]}: {error}") from None
 
 
 @contextmanager
 def _removed_on_refusal(partial: Path) -> Iterator[None]:
-    """A refused import leaves nothing; an interrupted one keeps its partial folder to go on from."""
+    """A refused import leaves nothing; an interrupted or stopped one keeps its partial folder to go on from."""
     try:
         yield
+    except ImportStoppedError:
+        raise
     except DataError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _require_alike(a: DatasetInfo, b: DatasetInfo, path_a: str | Path, path_b: str | Path) -> None:
-    mine, theirs = a.meaning(), b.meaning()
-    for key, value in mine.items():
-        if theirs[key] != value:
-            raise DataError(
-                f"{path_a} has {key} {value} but {path_b} has {theirs[key]}; import one of them again with "
-                "the other's settings"
-            )
-
-
-def _unlabelled(records: pd.DataFrame) -> int:
-    return int((records[list(SUPERCLASSES)].sum(axis=1) == 0).sum())
+@contextmanager
+def _told_where_nothing_can_be_written(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # Of somebody who reads along.
+        raise
+    except OSError as error:
+        mend = "make room" if error.errno in _FULL else "mend that"
+        raise ImportStoppedError(
+            f"{partial} cannot be written ({error.strerror or error}); {mend}, and the same command goes on where it stopped"
+        ) from None

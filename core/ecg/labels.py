@@ -1,4 +1,4 @@
-"""The five diagnostic superclasses of PTB-XL, and how SCP codes map to them."""
+"""The classes of each label space; how PTB-XL's own table maps SCP codes to the five superclasses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from core.ecg.label_spaces import DEFAULT_SPACE, FEDCVD20, SPACES, SUPERCLASSES
 from core.errors import DataError
 
-SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+__all__ = ["DEFAULT_SPACE", "FEDCVD20", "SPACES", "SUPERCLASSES", "read_statements", "single_label", "superclasses"]
 
 
 def read_statements(path: str | Path) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,23 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 DERIVED_LEADS = ("III", "aVR", "aVL", "aVF")
 
-_BY_FOLDED_NAME = {lead.casefold(): lead for lead in LEADS}
+LIMB_LEADS = LEADS[:6]
+
+# DI, DII and DIII are what Latin America and France write.
+_BY_FOLDED_NAME = {lead.casefold(): lead for lead in LEADS} | {f"d{lead.casefold()}": lead for lead in LEADS[:3]}
+# Each limb lead as a sum of I and II (Einthoven, Goldberger).
+_FROM_I_AND_II = {"I": (1, 0), "II": (0, 1), "III": (-1, 1), "aVR": (-0.5, -0.5), "aVL": (1, -0.5), "aVF": (-0.5, 1)}
 _DECORATION = re.compile(r"^(mdc[ _]ecg[ _])?(lead[ _]*)?")
 
 
+@lru_cache(maxsize=256)
 def canonical_lead(name: str) -> str:
     """Standard name of a lead written in any case, with or without ``LEAD`` or the MDC prefix.
 
     Parameters
     ----------
     name
-        For example ``"AVR"``, ``"Lead I"``, ``"MDC_ECG_LEAD_V1"``.
+        For example ``"AVR"``, ``"Lead I"``, ``"DII"``, ``"MDC_ECG_LEAD_V1"``.
 
     Returns
     -------
@@ -62,6 +69,29 @@ def derive_limb_leads(lead_i: NDArray[Any], lead_ii: NDArray[Any]) -> dict[str, 
         "aVL": lead_i - lead_ii / 2,
         "aVF": lead_ii - lead_i / 2,
     }
+
+
+def complete_limb_leads(present: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """All six limb leads, where at least two of them are present; otherwise those that are.
+
+    Any two limb leads fix the other four, since each is a sum of I and II and no two are multiples of one another. Where
+    I and II are present the others follow from them, else from the first two in the order of :data:`LEADS`.
+
+    Parameters
+    ----------
+    present
+        Lead -> signal in floating point, in one unit; other than limb leads are passed over. A lead that is present is
+        passed on as it is.
+    """
+    given = {lead: present[lead] for lead in LIMB_LEADS if lead in present}
+    if not 2 <= len(given) < len(LIMB_LEADS):
+        return given
+    a, b = list(given)[:2]
+    (a1, a2), (b1, b2) = _FROM_I_AND_II[a], _FROM_I_AND_II[b]
+    determinant = a1 * b2 - a2 * b1
+    lead_i = given.get("I", (b2 * given[a] - a2 * given[b]) / determinant)
+    lead_ii = given.get("II", (a1 * given[b] - b1 * given[a]) / determinant)
+    return {"I": lead_i, "II": lead_ii} | derive_limb_leads(lead_i, lead_ii) | given
 
 
 def to_twelve(signal: ArrayLike, names: Sequence[str]) -> NDArray[Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from core.ecg.dataset import EcgDataset
-from core.ecg.labels import SUPERCLASSES
 from core.errors import ConfigError
 
 ATTEMPTS = 300
@@ -96,9 +95,9 @@ def partition_patients(
         if kind == "size":
             shares, classes = _power_law(sites, alpha)[None], dict.fromkeys(classes, 0)
         elif kind == "dirichlet":
-            shares = rng.dirichlet(np.full(sites, alpha), size=len(SUPERCLASSES))
+            shares = rng.dirichlet(np.full(sites, alpha), size=len(dataset.classes))
         else:
-            shares = np.full((len(SUPERCLASSES), sites), 1 / sites)
+            shares = np.full((len(dataset.classes), sites), 1 / sites)
         hospitals = _by_shares(patients, classes, shares, train, test, rng)
         try:
             _require(hospitals, dataset, min_patients, min_classes, min_records, unequal)

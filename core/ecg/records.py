@@ -10,7 +10,8 @@ import pandas as pd
 from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
 
-COLUMNS = ("record", "patient", "site", "fold", "age", "sex", *SUPERCLASSES)
+ABOUT = ("record", "patient", "site", "fold", "age", "sex")
+COLUMNS = (*ABOUT, *SUPERCLASSES)
 _TYPES = {
     "record": "str",
     "patient": "str",
@@ -18,36 +19,42 @@ _TYPES = {
     "fold": "int64",
     "age": "float64",
     "sex": "float64",
-    **dict.fromkeys(SUPERCLASSES, "uint8"),
 }
+# Columns that some sets have besides: what a record lacks (see core.ecg.preparation), and its measured intervals.
+_MEASURED = ("seconds", "hr_bpm", "pr_ms", "qrs_ms", "qt_ms")
+_OPTIONAL = {"missing_leads": "str", **dict.fromkeys(_MEASURED, "float64")}
 
 
-def checked_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
+def checked_records(records: pd.DataFrame, where: str, classes: tuple[str, ...] = SUPERCLASSES) -> pd.DataFrame:
     """A copy with the declared column order and types, every value checked.
 
     Parameters
     ----------
     records
-        Columns :data:`COLUMNS`: ``record`` (unique), ``patient`` and ``site`` text (site may be empty),
+        Columns :data:`ABOUT` and the classes: ``record`` (unique), ``patient`` and ``site`` text (site may be empty),
         ``fold`` whole (0 = unknown), ``age`` in years or missing, ``sex`` 0 male, 1 female or missing, and
-        a column of 0 and 1 for each superclass. Further columns are kept behind them.
+        a column of 0 and 1 for each class. Further columns are kept behind them.
     where
         What to call the table in an error.
+    classes
+        Of the set's label space.
 
     Raises
     ------
     DataError
         A column is missing, or a value is none of the above; names the record.
     """
-    _require_columns(records, where)
+    columns = (*ABOUT, *classes)
+    _require_columns(records, where, columns)
     names = records["record"].astype(str).to_numpy()
-    for column in SUPERCLASSES:
+    for column in classes:
         _require_values(records, names, column, (0, 1), where)
     _require_values(records, names, "sex", (0, 1), where, missing=True)
-    extra = [column for column in records.columns if column not in COLUMNS]
-    table = records[[*COLUMNS, *extra]].reset_index(drop=True)
+    extra = [column for column in records.columns if column not in columns]
+    table = records[[*columns, *extra]].reset_index(drop=True).fillna({"missing_leads": ""})
+    optional = {column: kind for column, kind in _OPTIONAL.items() if column in extra}
     try:
-        table = table.astype(_TYPES)
+        table = table.astype(_types(classes) | optional)
     except (ValueError, TypeError) as error:
         raise DataError(f"a value in {where} has the wrong type ({error}); mend that column") from None
     if not table["record"].is_unique:
@@ -56,7 +63,7 @@ def checked_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     return table
 
 
-def read_records(path: Path) -> pd.DataFrame:
+def read_records(path: Path, classes: tuple[str, ...] = SUPERCLASSES) -> pd.DataFrame:
     """Read the records table of an imported set, types declared so that no column is guessed.
 
     Raises
@@ -69,20 +76,24 @@ def read_records(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(
             path,
-            dtype=_TYPES,
+            dtype=_types(classes) | _OPTIONAL,
             keep_default_na=False,
-            na_values={"age": [""], "sex": [""]},
+            na_values={column: [""] for column in ("age", "sex", *_MEASURED)},
             float_precision="round_trip",
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({error}); import the set again") from None
-    return checked_records(table, str(path))
+    return checked_records(table, str(path), classes)
 
 
-def _require_columns(records: pd.DataFrame, where: str) -> None:
-    missing = [column for column in COLUMNS if column not in records.columns]
+def _types(classes: tuple[str, ...]) -> dict[str, str]:
+    return {**_TYPES, **dict.fromkeys(classes, "uint8")}
+
+
+def _require_columns(records: pd.DataFrame, where: str, columns: tuple[str, ...]) -> None:
+    missing = [column for column in columns if column not in records.columns]
     if missing:
-        raise DataError(f"{where} has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
+        raise DataError(f"{where} has no column {missing[0]!r}; it needs {', '.join(columns)}")
 
 
 def _require_values(

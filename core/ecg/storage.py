@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,7 +67,9 @@ class SignalFile:
 
     def abandon(self) -> None:
         """Close without completing."""
-        self._file.close()
+        # What could not be written to a full disk cannot be written now either.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _write_header(self, rows: int) -> None:
         self._file.seek(0)
@@ -81,6 +84,18 @@ class SignalFile:
             content = self._file.read(min(remaining, 1 << 24))
             self._digest.update(content)
             remaining -= len(content)
+
+
+def whole_rows(path: Path, row_bytes: int) -> int:
+    """How many records a signals file holds that :class:`SignalFile` did not complete; 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            npy.read_magic(file)
+            npy.read_array_header_1_0(file)
+            start = file.tell()
+    except (OSError, ValueError):
+        return 0
+    return max(0, path.stat().st_size - start) // row_bytes
 
 
 def hash_signals(signals: NDArray[Any], rows: NDArray[Any] | None = None, chunk: int = 512) -> str:

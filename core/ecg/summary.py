@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.ecg.dataset import EcgDataset
-from core.ecg.labels import SUPERCLASSES, single_label
+from core.ecg.labels import single_label
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class DatasetSummary:
     records, patients
         How many.
     by_class
-        Superclass -> (records, patients); a record counts under each of its labels.
+        Class -> (records, patients); a record counts under each of its labels.
     several_labels, unlabelled
-        Records with more than one of the five labels, and with none.
+        Records with more than one of the labels, and with none.
     by_fold
         Fold (0 = unknown) -> (records, patients).
     by_site
@@ -58,7 +58,7 @@ def summarise(dataset: EcgDataset) -> DatasetSummary:
         return {key: (int(size), int(people)) for key, size, people in groups.itertuples()}
 
     by_class = {}
-    for index, name in enumerate(SUPERCLASSES):
+    for index, name in enumerate(dataset.classes):
         carriers = table["patient"][labels[:, index] == 1]
         by_class[name] = (len(carriers), int(carriers.nunique()))
     return DatasetSummary(
@@ -103,7 +103,7 @@ def draw_examples(dataset: EcgDataset, rows: NDArray[np.intp], path: str | Path)
 
 def _title(dataset: EcgDataset, row: int) -> str:
     record = dataset.records.iloc[row]
-    labels = [name for name in SUPERCLASSES if record[name]]
+    labels = [name for name in dataset.classes if record[name]]
     age = "age unknown" if np.isnan(record["age"]) else f"{record['age']:.0f} years"
     sex = {0.0: "male", 1.0: "female"}.get(record["sex"], "sex unknown")
     parts = [record["record"], ", ".join(labels) or "no label", sex, age]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.ecg.dataset import EcgDataset
+from core.learning.augmenting import Augment, Coins, unchanged
 from core.learning.private_step import Canaries, PrivateLoss, PrivateStepper
 from core.learning.training import Fetch, LossSum, PlainStepper, Schedule, fetched, shuffled_batches, train
 from core.privacy.noise import SeededNoise, SystemNoise
@@ -87,12 +90,22 @@ def train_classifier(
     seed: int,
     device: torch.device,
     progress: Callable[[int], object] | None = None,
+    augment: Augment = unchanged,
 ) -> LossSum:
-    """Train without privacy on shuffled mini-batches; the model is changed in place."""
+    """Train without privacy on shuffled mini-batches; the model is changed in place.
+
+    Parameters
+    ----------
+    seed : int
+        Of the order of the records, and of what ``augment`` draws.
+    augment : Augment
+        Makes the view of each record that a step trains on, another each time.
+    """
     model.train()
     stepper = PlainStepper(model, optimizer.build(_trainable(model), schedule.peak), bce_loss)
-    rows = shuffled_batches(count, batch_size, epochs, seed)
-    return train(stepper, fetched(rows, fetch, device), schedule, progress)
+    rows, coins = shuffled_batches(count, batch_size, epochs, seed), _coins(seed)
+    batches = ((augment(signals, coins), truth) for signals, truth in fetched(rows, fetch, device))
+    return train(stepper, batches, schedule, progress)
 
 
 def train_classifier_privately(
@@ -108,6 +121,8 @@ def train_classifier_privately(
     insecure_seed: int | None = None,
     progress: Callable[[int], object] | None = None,
     canaries: Canaries | None = None,
+    views: int = 1,
+    augment: Augment = unchanged,
 ) -> PrivateLoss:
     """Train with DP-SGD as the plan says; the model is changed in place.
 
@@ -121,11 +136,15 @@ def train_classifier_privately(
         Most per-record gradients held in memory at once.
     insecure_seed : int, optional
         For tests alone: makes sampling and noise repeatable and so void. Without it both draw from the operating
-        system's entropy.
+        system's entropy, and so does ``augment``; dropout is seeded by it.
     progress : callable, optional
         Called with 1 after every step.
     canaries : Canaries, optional
         For an audit.
+    views : int
+        Of each drawn record, whose mean gradient is clipped; a step takes as many times as long.
+    augment : Augment
+        Makes a view of each record.
 
     Raises
     ------
@@ -133,10 +152,12 @@ def train_classifier_privately(
         For a model in which records have no gradients of their own.
     """
     noise = SystemNoise() if insecure_seed is None else SeededNoise(insecure_seed)
+    coins = _coins(insecure_seed)
     model.train()
     stepper = PrivateStepper(
-        model, optimizer.build(_trainable(model), schedule.peak), bce_loss, plan, physical_batch, noise, canaries
-    )
+        model, optimizer.build(_trainable(model), schedule.peak), bce_loss, plan, physical_batch, noise, canaries,
+        views, lambda signals: augment(signals, coins),
+    )  # fmt: skip
     draws = poisson_draws(
         units,
         plan.sampling_rate,
@@ -145,11 +166,37 @@ def train_classifier_privately(
         records_per_unit=plan.records_per_unit,
         canaries=NOBODY if canaries is None else canaries.included,
     )
-    for number, draw in enumerate(draws):
-        stepper.step(draw, fetch, schedule.at(number))
-        if progress is not None:
-            progress(1)
+    with _dropout_that_nobody_foresees(device, insecure_seed):
+        for number, draw in enumerate(draws):
+            stepper.step(draw, fetch, schedule.at(number))
+            if progress is not None:
+                progress(1)
     return stepper.losses
+
+
+def _coins(seed: int | None) -> Coins:
+    """Return what augmentation draws from, apart from what the same seed gives to others."""
+    return SystemNoise() if seed is None else SeededNoise(seed + 1)
+
+
+@contextmanager
+def _dropout_that_nobody_foresees(device: torch.device, insecure_seed: int | None) -> Iterator[None]:
+    """Seed the device's generator, from which dropout draws, by the system's entropy, and put it back afterwards.
+
+    A site seeds it by the settings, which the coordinator knows. What is dropped goes by a record's place in the batch, so
+    that one patient more would change what everybody behind loses, and move the sum by many clips.
+    """
+    if insecure_seed is not None:
+        yield
+        return
+    cuda = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(secrets.randbits(63))
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

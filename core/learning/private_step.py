@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,10 +94,16 @@ class PrivateStepper:
         As in training without privacy.
     plan : PrivacyPlan
     physical_batch : int
-        Records whose gradients are in memory at once, save that a unit's records stay together. Where a GPU's memory is
-        too small for them it is halved, which changes neither the step nor its privacy.
+        Views of records whose gradients are in memory at once, save that those of a unit stay together. Where a GPU's
+        memory is too small for them it is halved, which changes neither the step nor its privacy.
     noise : NoiseSource
     canaries : Canaries, optional
+    views : int
+        Of each record in a step: the mean of their gradients is the record's, before anything is clipped (augmentation
+        multiplicity, De et al. 2022, arXiv 2204.13650), so that the step is as private as with one.
+    augment : callable, optional
+        Records -> a view of each, of the same shape (:func:`core.learning.augmenting.augmentation`), from coins that
+        nobody else knows.
 
     Attributes
     ----------
@@ -118,10 +125,13 @@ class PrivateStepper:
         physical_batch: int,
         noise: NoiseSource,
         canaries: Canaries | None = None,
+        views: int = 1,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         require_private(model)
         self.model, self.optimizer, self.loss, self.plan = model, optimizer, loss, plan
         self.physical_batch, self.noise, self.canaries = physical_batch, noise, canaries
+        self.views, self.augment = views, augment
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.losses = PrivateLoss(None if plan.loss_noise is None else 0.0, plan.expected_batch * plan.steps)
 
@@ -149,15 +159,15 @@ class PrivateStepper:
         """
         sums: Gradients = {parameter: torch.zeros_like(parameter) for parameter in self.parameters}
         clipped_loss = 0.0
-        parts = list(draw.parts(self.physical_batch))
+        parts = list(draw.parts(self._most_rows))
         while parts:
             try:
                 losses = self._add_part(parts[0], fetch, sums)
             except torch.cuda.OutOfMemoryError:
                 if parts[0].units == 1:
                     raise
-                self.physical_batch = max(1, min(self.physical_batch, len(parts[0].rows)) // 2)
-                parts = [smaller for part in parts for smaller in part.parts(self.physical_batch)]
+                self.physical_batch = max(1, min(self.physical_batch, self.views * len(parts[0].rows)) // 2)
+                parts = [smaller for part in parts for smaller in part.parts(self._most_rows)]
             else:
                 del parts[0]
                 self.losses.exact_total += float(losses.sum())
@@ -177,12 +187,14 @@ class PrivateStepper:
         return losses
 
     def _by_unit(self, part: Draw, fetch: Fetch) -> tuple[Tensor, Gradients]:
-        """Return each unit's loss and gradients: the means over its records."""
+        """Return each unit's loss and gradients: the means over the views of its records."""
         device = self.parameters[0].device
-        signals, truth = (torch.from_numpy(array).to(device) for array in fetch(part.rows))
-        if part.units == len(part.rows):
+        arrays = (*fetch(part.rows), part.unit_of_row)
+        signals, truth, unit = (torch.from_numpy(a).to(device).repeat_interleave(self.views, dim=0) for a in arrays)
+        if self.augment is not None:
+            signals = self.augment(signals)
+        if part.units == len(signals):
             return gradients_by_record(self.model, lambda outputs: self.loss(outputs, truth), signals)
-        unit = torch.from_numpy(part.unit_of_row).to(device)
         share = 1 / torch.bincount(unit)[unit]
         losses, gradients = gradients_by_record(self.model, lambda outputs: self.loss(outputs, truth) * share, signals)
 
@@ -191,6 +203,10 @@ class PrivateStepper:
             return values.new_zeros((part.units, *values.shape[1:])).index_add_(0, unit, values)
 
         return sum_by_unit(losses), {parameter: sum_by_unit(values) for parameter, values in gradients.items()}
+
+    @property
+    def _most_rows(self) -> int:
+        return max(1, self.physical_batch // self.views)
 
     def _move(self, gradient: np.ndarray) -> None:
         flat = torch.from_numpy(gradient).to(self.parameters[0])

@@ -47,7 +47,9 @@ def set_trainable(model: nn.Module, mode: str) -> None:
         module.requires_grad_(True)
 
 
-def transferred_tensors(tensors: Mapping[str, np.ndarray], targets: Sequence[str]) -> dict[str, np.ndarray]:
+def transferred_tensors(
+    tensors: Mapping[str, np.ndarray], targets: Sequence[str], classes: Sequence[str] = SUPERCLASSES
+) -> dict[str, np.ndarray]:
     """Return what transfer keeps of a pretrained model: all but its heads, and of the head the outputs that name classes.
 
     Parameters
@@ -56,9 +58,11 @@ def transferred_tensors(tensors: Mapping[str, np.ndarray], targets: Sequence[str
         Of a model from :func:`core.learning.regression.pretext_model`.
     targets : sequence of str
         What it was pretrained on; without the class, the classifier's head begins at random.
+    classes : sequence of str
+        That the classifier tells apart; simulated patients have superclasses alone.
     """
     kept = {name: values for name, values in tensors.items() if not name.startswith(HEADS)}
-    if CLASS in targets:
+    if CLASS in targets and tuple(classes) == SUPERCLASSES:
         # The outputs for classes stand last, whatever else the head says.
         kept |= {name: tensors[name][-len(SUPERCLASSES) :] for name in ("head.weight", "head.bias")}
     return kept

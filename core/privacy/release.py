@@ -5,12 +5,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from core.ecg.labels import SUPERCLASSES
+from core.ecg.labels import SPACES, SUPERCLASSES
 from core.errors import PrivacyError
 from core.noised_evaluation import BINS, coarse_histograms
 from core.privacy.noise import NoiseSource, add_noise
@@ -219,17 +220,20 @@ def _fields(
 _PUBLIC, _SYNTHETIC, _PLAN = Field(Status.PUBLIC), Field(Status.SYNTHETIC), Field(Status.FROM_PLAN)
 _COUNT_CLEAR = Field(Status.CLEAR, "counts")
 _COUNT = (Field(Status.NOISED, beside="count_deviation"), _COUNT_CLEAR)
+_CLASS_COUNTS = tuple(f"train_{name}" for name in dict.fromkeys(chain(*SPACES.values())))
 _PARAMETERS = ("*.weight", "*.bias")
 _PROMISE = ("unit", "neighbouring", "accountant")
 _EVALUATE_SYNTHETIC, _EVALUATE = f"{TaskKind.EVALUATE}/pretrain", f"{TaskKind.EVALUATE}/finetune"
 
 FIELDS: Mapping[tuple[str, str, str], tuple[Field, ...]] = {
     **_fields(TaskKind.DESCRIBE, "number", ("protocol", "rate", "samples", "band_low", "band_high"), _PUBLIC),
-    **_fields(TaskKind.DESCRIBE, "text", ("name", "release", "device", "normalisation", "synthetic"), _PUBLIC),
+    **_fields(
+        TaskKind.DESCRIBE, "text", ("name", "release", "device", "normalisation", "synthetic", "label_space"), _PUBLIC
+    ),
     **_fields(
         TaskKind.DESCRIBE,
         "number",
-        ("train_records", "train_patients", "test_records", *(f"train_{name}" for name in SUPERCLASSES)),
+        ("train_records", "train_patients", "test_records", *_CLASS_COUNTS),
         _COUNT_CLEAR,
     ),
     **_fields(TaskKind.DESCRIBE, "number", ("units_noised",), Field(Status.NOISED, beside="count_deviation")),

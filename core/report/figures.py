@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from core.ecg.labels import SUPERCLASSES
 from core.report.numbers import finite
 from core.report.svg import INK, SERIES
 
@@ -25,6 +24,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.
 _FAINT = to_rgba(INK, 0.18)
 _TEXT = 10.0
 _MANY_SITES = 40
+_MANY_CLASSES = 8
 _LEGEND_COLUMNS = 4
 
 
@@ -182,29 +182,34 @@ def reliability(curve: Iterable[Row]) -> Figure | None:
     return figure
 
 
-def class_counts(sites: Sequence[Row]) -> Figure | None:
+def class_counts(sites: Sequence[Row], classes: Sequence[str]) -> Figure | None:
     """Training records of each class at each site, shaded by their share of the site's labels.
 
     Parameters
     ----------
     sites
         ``sites`` of ``results.json``; sites that release no counts stay blank.
+    classes
+        Their names.
 
     Returns
     -------
     Figure or None
         None where no site says its counts. With more than 40 sites the numbers are left out.
     """
-    counts = [{name: finite((site.get("classes") or {}).get(name)) for name in SUPERCLASSES} for site in sites]
+    counts = [{name: finite((site.get("classes") or {}).get(name)) for name in classes} for site in sites]
     if not any(value is not None for row in counts for value in row.values()):
         return None
     many = len(sites) > _MANY_SITES
     step = 0.09 if many else 0.3
-    figure = Figure(figsize=(_WIDTH, 0.36 + step * len(sites)), facecolor="none")
-    top = 0.32 / figure.get_figheight()
+    # Twenty names stand side by side only on end, and their numbers only when small.
+    crowded = len(classes) > _MANY_CLASSES
+    head, small = (0.62, 0.6 * _TEXT) if crowded else (0.32, _TEXT)
+    figure = Figure(figsize=(_WIDTH, 0.04 + head + step * len(sites)), facecolor="none")
+    top = head / figure.get_figheight()
     left = 0.06 if many else 0.31
     axes = figure.add_axes((left, 0.01, 0.99 - left, 0.98 - top))
-    axes.set(xlim=(0, len(SUPERCLASSES)), ylim=(len(sites), 0))
+    axes.set(xlim=(0, len(classes)), ylim=(len(sites), 0))
     for y, (site, row) in enumerate(zip(sites, counts, strict=True)):
         total = sum(value for value in row.values() if value) or 1.0
         for x, value in enumerate(row.values()):
@@ -213,12 +218,13 @@ def class_counts(sites: Sequence[Row]) -> Figure | None:
             axes.add_patch(Rectangle((x + gap / 2, y + gap), 1 - gap, 1 - 2 * gap, facecolor=to_rgba(SERIES[0], shade)))
             if not many:
                 text = "–" if value is None else f"{value:.0f}"
-                axes.text(x + 0.5, y + 0.52, text, size=_TEXT, color=INK, ha="center", va="center")
+                axes.text(x + 0.5, y + 0.52, text, size=small, color=INK, ha="center", va="center")
         if not many:
             name = _short(str(site.get("name", "–")))
             axes.text(-0.12, y + 0.52, name, size=_TEXT, color=INK, ha="right", va="center", parse_math=False)
-    for x, name in enumerate(SUPERCLASSES):
-        axes.text(x + 0.5, -0.06 / step, name, size=_TEXT, color=INK, ha="center", va="bottom")
+    turned = 90 if crowded else 0
+    for x, name in enumerate(classes):
+        axes.text(x + 0.5, -0.06 / step, name, size=_TEXT, color=INK, ha="center", va="bottom", rotation=turned)
     axes.set_axis_off()
     return figure
 
@@ -236,9 +242,9 @@ def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, float]], index: int, label: str) -> None:
-    turn, style = divmod(index, len(SERIES))
+    turn, style = divmod(index, len(_MARKERS))
     # Where colours come again, dashes and markers do not come with them.
-    other = (style + turn) % len(SERIES)
+    other = (style + turn) % len(_MARKERS)
     axes.plot(
         *zip(*points, strict=True),
         color=SERIES[style],

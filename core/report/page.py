@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from core.atomic_write import write_atomically
-from core.ecg.labels import SUPERCLASSES
 from core.report import figures, intervals_section, pretraining_section, privacy_section, sections
 from core.report.ecg_paper import draw_ecg
 from core.report.numbers import finite, fixed
@@ -68,8 +67,8 @@ def render_html(run: RunRecord) -> str:
         left_out=sections.left_out(run),
         provenance=sections.provenance(run),
         figures=_figures(run),
-        examples=_examples(run.examples) if run.examples else [],
-        labels=SUPERCLASSES,
+        examples=_examples(run.examples, run.classes) if run.examples else [],
+        labels=run.classes,
     )
 
 
@@ -125,7 +124,7 @@ def _figures(run: RunRecord) -> dict[str, Markup]:
             "Share of records with the diagnosis against the predicted probability, with intervals and the ideal line",
         ),
         "counts": (
-            figures.class_counts(run.sites),
+            figures.class_counts(run.sites, run.classes),
             "Training records of each class at each site",
         ),
     }
@@ -136,10 +135,10 @@ def _figures(run: RunRecord) -> dict[str, Markup]:
     }
 
 
-def _examples(examples: Examples) -> list[dict[str, Any]]:
+def _examples(examples: Examples, classes: Sequence[str]) -> list[dict[str, Any]]:
     drawn = []
     for index, (signal, name, site) in enumerate(zip(examples.signals, examples.names, examples.sites, strict=True)):
-        true = [label for label, yes in zip(SUPERCLASSES, examples.labels[index], strict=True) if yes]
+        true = [label for label, yes in zip(classes, examples.labels[index], strict=True) if yes]
         sheet = draw_ecg(signal, examples.rate, title=name, units=examples.units)
         drawn.append(
             {
@@ -154,7 +153,7 @@ def _examples(examples: Examples) -> list[dict[str, Any]]:
                         "percent": fixed(100 * min(max(finite(float(value)) or 0.0, 0.0), 1.0), 1),
                         "true": label in true,
                     }
-                    for label, value in zip(SUPERCLASSES, examples.probabilities[index], strict=True)
+                    for label, value in zip(classes, examples.probabilities[index], strict=True)
                 ],
             }
         )  # fmt: skip

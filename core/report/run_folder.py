@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.ecg.labels import SPACES, SUPERCLASSES
 from core.errors import DataError
 from core.report.numbers import finite
 
@@ -38,7 +39,7 @@ class Examples:
     signals
         (k, 12, samples), in mV or in normalised units.
     probabilities, labels
-        (k, 5), in the order of `core.ecg.labels.SUPERCLASSES`.
+        (k, C), in the order of the run's classes.
     names, sites
         One of each for an example.
     rate
@@ -94,6 +95,12 @@ class RunRecord:
     def simulated(self) -> bool:
         """Whether the hospitals are simulated."""
         return bool(section(self.run, "data").get("simulated"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its models tell apart."""
+        space = section(self.config, "data").get("label_space")
+        return SPACES.get(str(space), SUPERCLASSES)
 
     def rounds(self, phase: str) -> list[Mapping[str, Any]]:
         """Rows of `metrics` of one phase."""

@@ -167,11 +167,19 @@ def calibration(run: RunRecord) -> list[str]:
 def sites(run: RunRecord) -> Table:
     """One row a site; `mix` holds its share of each class, for a bar."""
     units = {str(row.get("name")): row.get("unit") for row in run.privacy_sites}
-    rows = []
+    rows: list[dict[str, Any]] = []
+    lacks: list[str] = []
+    untold = False
     for site in run.sites:
         name = str(site.get("name", MISSING))
         patients, records = _trained_on(site, units.get(name))
-        counts = [finite(section(site, "classes").get(label)) for label in SUPERCLASSES]
+        counts = [finite(section(site, "classes").get(label)) for label in run.classes]
+        # As many colours as superclasses; of more classes the figure and the notes tell.
+        shown = len(run.classes) <= len(SUPERCLASSES)
+        known = any(value is not None for value in counts)
+        untold |= not known
+        lacking = [label for label, value in zip(run.classes, counts, strict=True) if known and not value]
+        lacks += [f"{name} has no training record of {', '.join(lacking)}."] if lacking else []
         total = sum(value or 0.0 for value in counts)
         missed = [miss for miss in left_out(run) if miss[0] == name]
         answered = finite(site.get("rounds_answered"))
@@ -186,16 +194,16 @@ def sites(run: RunRecord) -> Table:
                 "tested": numbers.count(site.get("test_records")),
                 "mix": [
                     {"name": label, "count": numbers.count(value), "share": f"{100 * value / total:.2f}"}
-                    for label, value in zip(SUPERCLASSES, counts, strict=True)
-                    if value and total
+                    for label, value in zip(run.classes, counts, strict=True)
+                    if shown and value and total
                 ],
                 "auroc": numbers.score(site.get("macro_auroc")),
                 "answered": numbers.count(answered),
                 "left_out": f"{len(missed)}×: {missed[0][3]}" if missed else "never",
             }
         )
-    notes = []
-    if any(not row["mix"] or MISSING in (row["patients"], row["records"]) for row in rows):
+    notes = lacks
+    if untold or any(MISSING in (row["patients"], row["records"]) for row in rows):
         notes.append(_why_no_counts(run))
     if any(row["auroc"] == MISSING for row in rows):
         why = "the site has too few test records of some class, or may not release its scores."

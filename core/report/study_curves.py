@@ -93,7 +93,8 @@ def privacy_curve(study: Study, *, wide: bool = False, audit: bool = True) -> Fi
     Figure or None
         None where fewer than two epsilons have a score.
     """
-    groups = _whole_sites(group for group in study.groups if group.measured.score.auroc is not None)
+    networks = [group for group in study.groups if not group.key.baseline]
+    groups = _whole_sites(group for group in networks if group.measured.score.auroc is not None)
     private = [group for group in groups if group.key.private]
     claims = sorted({group.key.epsilon for group in private if group.key.epsilon})
     if len(claims) < 2:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from core.atomic_write import write_atomically
-from core.ecg.labels import SUPERCLASSES
+from core.ecg.label_spaces import SPACES
 from core.errors import DataError
 from core.report import figures, numbers, study_curves, study_rows, study_tables, study_words
 from core.report.study_drawing import POINTS, fit
@@ -110,6 +110,9 @@ def render_study(study: Study) -> str:
         failed=study_tables.failed(study),
         arms=study_tables.arms(study),
         privacy=_promises(study),
+        baselines=any(
+            key.baseline for key in [*(arm.key for arm in study.arms), *(group.key for group in study.groups)]
+        ),
         sampling=_sampling(study),
         provenance=_provenance(study),
     )
@@ -150,13 +153,18 @@ def _class_by_site(study: Study) -> Figure | None:
         {"name": fit(site["name"] or numbers.MISSING, _SITE_NAME), "classes": site["classes"]}
         for site in study.hospitals[0]["sites"]
     ]
-    return figures.class_counts(members) if set(study.classes) & set(SUPERCLASSES) else None
+    known = [name for name in study.classes if any(name in space for space in SPACES.values())]
+    return figures.class_counts(members, known) if known else None
 
 
 def _headline_numbers(study: Study) -> list[dict[str, str]]:
-    private, open_ = study_words.best_private(study), study_words.best_open(study)
+    best = (
+        (study_words.best_private(study), "Best private federated"),
+        (study_words.best_open(study), "Best centralized, not private"),
+        (study_words.best_baseline(study), "Best baseline, without a network"),
+    )
     items = []
-    for group, label in ((private, "Best private federated"), (open_, "Best centralized, not private")):
+    for group, label in best:
         if group:
             interval = numbers.interval(group.measured.score.interval)
             items.append(

@@ -17,7 +17,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Key:
-    """What the seeds of one group share: `epsilon` is None where not private, `patients` where all of a site's train."""
+    """What the seeds of one group share: `epsilon` is None where not private, `patients` where all of a site's train.
+
+    A `baseline` has no network; its name is the start.
+    """
 
     topology: str
     start: str
@@ -26,6 +29,7 @@ class Key:
     delta: float | None
     unit: str
     patients: int | None
+    baseline: bool = False
 
     @property
     def private(self) -> bool:
@@ -43,9 +47,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an arm, or the mean of a group, reached and cost."""
+    """What an arm, or the mean of a group, reached and cost; `own` on each hospital's own records."""
 
     score: Score
+    own: float | None
     auprc: float | None
     f1: float | None
     by_class: dict[str, Score]
@@ -229,6 +234,7 @@ def _key(row: Mapping[str, Any]) -> Key:
         delta=finite(row.get("delta")),
         # Both null and 0 say that nobody is left out.
         patients=_whole(row.get("patients")) or None,
+        baseline=row.get("baseline") is True,
     )
 
 
@@ -240,7 +246,7 @@ def _measured(row: Mapping[str, Any]) -> Measured:
             for name, score in _mapping(row.get("by_class")).items()
         },
         by_site={name: finite(value) for name, value in _mapping(row.get("by_site")).items()},
-        **{name: finite(row.get(name)) for name in ("auprc", "f1", "seconds", "bytes", "records_seen")},
+        **{name: finite(row.get(name)) for name in ("own", "auprc", "f1", "seconds", "bytes", "records_seen")},
     )
 
 

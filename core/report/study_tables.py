@@ -19,7 +19,7 @@ _MANY_SITES = 12
 
 
 def headline(study: Study) -> Table:
-    """Start and epsilon by topology: mean macro AUROC with interval, and where the seeds lie on a common scale."""
+    """Start and epsilon by topology: mean macro AUROC with interval, that on own records, where the seeds lie on a scale."""
     groups = ordered(study.groups)
     known = [value for group in groups for value in group.values if value is not None]
     scale = (min(known), max(known)) if known else (0.0, 1.0)
@@ -45,6 +45,7 @@ def headline(study: Study) -> Table:
         ],
         "scale": [numbers.score(end) for end in scale] if known else None,
         "partial": any(not group.complete for group in groups),
+        "own": any(group.measured.own is not None for group in groups),
     }
 
 
@@ -174,12 +175,13 @@ def failed(study: Study) -> Table:
 
 def _headline_cell(group: Group | None, scale: tuple[float, float]) -> dict[str, Any]:
     if group is None:
-        return {"value": MISSING, "interval": "", "dots": [], "partial": ""}
+        return {"value": MISSING, "interval": "", "own": "", "dots": [], "partial": ""}
     low, high = scale
     width = high - low
     known = [value for value in group.values if value is not None]
     return {
         **_scored(group.measured.score),
+        "own": "" if group.measured.own is None else numbers.score(group.measured.own),
         "dots": [
             {
                 "at": f"{100 * (value - low) / width if width else 50:.1f}",

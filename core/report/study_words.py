@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from core.report import numbers
 from core.report.study_record import Arm, Difference, Group, Key, Study
 
-TOPOLOGIES = ("centralized", "federated", "local", "baseline")
+TOPOLOGIES = ("centralized", "federated", "local", "personal", "fine-tuned")
 """In the order of tables and figures; others come last."""
 
 NOT_PRIVATE = "not\u00a0private"
@@ -97,8 +97,14 @@ def best_private(study: Study) -> Group | None:
 
 
 def best_open(study: Study) -> Group | None:
-    """The centralized group without privacy that has the highest score."""
-    return _best(group for group in study.groups if group.key.topology == "centralized" and not group.key.private)
+    """The centralized group without privacy that has the highest score, baselines left out."""
+    groups = (group for group in study.groups if group.key.topology == "centralized" and not group.key.baseline)
+    return _best(group for group in groups if not group.key.private)
+
+
+def best_baseline(study: Study) -> Group | None:
+    """The group without a network that has the highest score."""
+    return _best(group for group in study.groups if group.key.baseline)
 
 
 def difference_of(study: Study, of: Group, against: Group) -> Difference | None:

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 INK = "#010203"
 """Stands for the text colour of the page (CSS ``currentColor``)."""
 
-SERIES = tuple(f"#01020{i}" for i in range(4, 9))
-"""Stand for the page's data colours (CSS ``--series-1`` to ``--series-5``)."""
+SERIES = tuple(f"#01020{i}" for i in range(4, 10))
+"""Stand for the page's data colours (CSS ``--series-1`` to ``--series-6``)."""
 
 # Used where no CSS sets the variables: Okabe and Ito's colours (2008), told apart by the colour-blind.
-_FALLBACK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+_FALLBACK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _THEMED = {INK: "currentColor"} | {
     color: f"var(--series-{i}, {_FALLBACK[i - 1]})" for i, color in enumerate(SERIES, start=1)
 }

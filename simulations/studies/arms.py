@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from simulations.studies.study_file import NOT_PRIVATE, SCRATCH, Study, When
+from simulations.studies.study_file import BASELINES, NOT_PRIVATE, SCRATCH, Study, When
+
+_AGAINST = {"federated": ("centralized", "local"), "personal": ("federated",), "fine-tuned": ("federated",)}
+"""What the arms of a topology are compared with."""
+
+_FEDERATED_BASELINE = "logistic"
+_STRONGEST = ("boosting", "logistic")
+"""Baselines in the order in which a network is held against one."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +23,9 @@ class Group:
 
     Attributes
     ----------
-    topology : {"centralized", "federated", "local"}
+    topology : {"centralized", "federated", "local", "personal", "fine-tuned"}
     start : str
-        Name under ``study.starts``.
+        Name under ``study.starts``, or a baseline.
     epsilon : float or None
         None: not private.
     unit : str or None
@@ -35,6 +42,11 @@ class Group:
     unit: str | None = None
     patients: int = 0
     variant: str = ""
+
+    @property
+    def baseline(self) -> bool:
+        """Whether the arms have no network."""
+        return self.start in BASELINES
 
     @property
     def words(self) -> str:
@@ -69,7 +81,10 @@ class Arm:
 
 
 def groups_of(study: Study) -> list[Group]:
-    """Return every combination once; the unit matters with privacy alone, and each arm without it stands once."""
+    """Return every combination once, then the baselines; the unit matters with privacy alone.
+
+    An arm without privacy stands once, however many units there are.
+    """
     settings = study.settings
     combinations = product(
         settings.variants, settings.patients, settings.epsilons, settings.topologies, settings.starts, settings.units
@@ -80,6 +95,10 @@ def groups_of(study: Study) -> list[Group]:
         else Group(topology, start, float(epsilon), unit, patients, variant)
         for variant, patients, epsilon, topology, start, unit in combinations
     ]
+    for patients, baseline in product(settings.patients, settings.baselines):
+        groups.append(Group("centralized", baseline, patients=patients))
+        if baseline == _FEDERATED_BASELINE:
+            groups.append(Group("federated", baseline, patients=patients))
     return list(dict.fromkeys(groups))
 
 
@@ -111,6 +130,7 @@ def backbone_settings(study: Study, start: str, seed: int) -> list[str]:
     return [
         *(f"run.seed={seed}", "run.bootstrap=0", "run.examples=0", "run.predictions=false", "privacy.enabled=false"),
         *("transfer.trainable=head", "finetune.rounds=1", "finetune.local_epochs=1", "federation.fraction=1"),
+        *("federation.personal=none", "federation.own_rounds=0"),
         *_pretraining(study, start),
     ]
 
@@ -147,14 +167,18 @@ def settings_of(study: Study, arm: Arm, backbones: Path) -> list[str]:
         changes.append("federation.pooled=true")
     if arm.site is not None:
         changes.append(f"federation.members=[{arm.site}]")
-    if group.topology != "federated":
+    if group.topology in ("centralized", "local"):
         changes += ["federation.min_sites=1", "federation.fraction=1"]
+    changes += [
+        f"federation.personal={'head' if group.topology == 'personal' else 'none'}",
+        f"federation.own_rounds={study.settings.own_rounds if group.topology == 'fine-tuned' else 0}",
+    ]
     if group.epsilon is None:
         changes.append("privacy.enabled=false")
     else:
         changes += ["privacy.enabled=true", f"privacy.epsilon={group.epsilon}", f"privacy.unit={group.unit}"]
     changes += study.settings.variants.get(group.variant, ())
-    if study.settings.starts[group.start]:
+    if not group.baseline and study.settings.starts[group.start]:
         folder = backbones / backbone_name(group.start, arm.seed)
         changes += [*_pretraining(study, group.start), f"pretrain.from_run={folder}"]
     else:
@@ -183,17 +207,21 @@ def _holds(when: When, group: Group) -> bool:
 def comparisons(groups: list[Group]) -> list[tuple[str, Group, Group]]:
     """Return the pairs of groups that differ in one thing alone, each with what the difference is called.
 
-    Transferred against from scratch, federated against centralized and against local, private against not, and each
-    variant against none.
+    Transferred against from scratch, federated against centralized and against local, hospitals' own models against the
+    common one, private against not, each variant against none, and each network without privacy against the strongest
+    baseline of its topology. Baselines are not compared among themselves.
     """
     there, pairs = set(groups), []
     for group in groups:
+        if group.baseline:
+            continue
+        baselines = [replace(group, start=name) for name in _STRONGEST if replace(group, start=name) in there]
         others = [
             (f"{group.start} - {SCRATCH}", replace(group, start=SCRATCH)),
-            *((f"federated - {other}", replace(group, topology=other)) for other in ("centralized", "local")
-              if group.topology == "federated"),
+            *((f"{group.topology} - {other}", replace(group, topology=other)) for other in _AGAINST.get(group.topology, ())),
             ("private - not private", replace(group, epsilon=None, unit=None)),
             (f"{group.variant} - without", replace(group, variant="")),
+            *((f"{group.start} - {other.start}", other) for other in baselines[:1]),
         ]  # fmt: skip
         pairs += [(kind, group, other) for kind, other in others if other in there and other != group]
     return pairs

@@ -6,7 +6,7 @@ here is private; in the federated logistic regression the sums leave the sites i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,9 @@ from sklearn.linear_model import LogisticRegression
 
 from core.errors import ConfigError, DataError
 from simulations.studies.features import FEATURES, feature_notes, features
+from simulations.studies.study_file import BASELINES
 
 __all__ = ["BASELINES", "baseline_predictions", "feature_notes", "features", "federated_logistic"]
-
-BASELINES = ("majority", "logistic", "boosting")
 
 RIDGE = 1.0
 """Half of it times the squared weights is added to the loss; the intercept is free. scikit-learn's ``C`` is 1 over it."""
@@ -28,6 +27,8 @@ _INDICATORS = ("hr", "pr", "qt")
 """What is unknown of a record tells something, as PR in atrial fibrillation; gradient boosting sees it by itself."""
 
 _ROUNDS, _TOLERANCE = 50, 1e-8
+_NUMBER = 8
+"""Bytes."""
 
 
 def baseline_predictions(
@@ -81,7 +82,10 @@ def baseline_predictions(
 
 
 def federated_logistic(
-    features_by_site: Sequence[pd.DataFrame], labels_by_site: Sequence[np.ndarray], features_test: pd.DataFrame
+    features_by_site: Sequence[pd.DataFrame],
+    labels_by_site: Sequence[np.ndarray],
+    features_test: pd.DataFrame,
+    moved: Callable[[int], object] = lambda size: None,
 ) -> np.ndarray:
     """Train ``logistic`` over sites that add up sums: the same model as on pooled records, to numerical precision.
 
@@ -93,11 +97,18 @@ def federated_logistic(
     features_by_site : sequence of DataFrame
     labels_by_site : sequence of ndarray of shape (n, classes)
     features_test : DataFrame
+    moved : callable, optional
+        Told the bytes of each exchange with all sites, both ways.
 
     Returns
     -------
     ndarray of shape (test records, classes)
         Probabilities, as from :func:`baseline_predictions`.
+
+    Raises
+    ------
+    DataError
+        No training record.
     """
     tables = [table[list(FEATURES)].to_numpy(float) for table in features_by_site]
     labels = [np.asarray(values, dtype=np.float64) for values in labels_by_site]
@@ -108,10 +119,12 @@ def federated_logistic(
     sites = [_design(table, mean, deviation) for table in tables]
     test = _design(features_test[list(FEATURES)].to_numpy(float), mean, deviation)
     shares = np.sum([values.sum(axis=0) for values in labels], axis=0) / count
+    # Counts, sums and squares of the features, records and those of each class; mean and deviation come back.
+    moved(_NUMBER * len(sites) * (5 * len(FEATURES) + 1 + len(shares)))
     probabilities = np.tile(shares, (len(test), 1))
     for column in np.flatnonzero((shares > 0) & (shares < 1)):
         parts = [(design, values[:, column]) for design, values in zip(sites, labels, strict=True)]
-        probabilities[:, column] = expit(test @ _newton(parts))
+        probabilities[:, column] = expit(test @ _newton(parts, moved))
     return probabilities
 
 
@@ -148,16 +161,17 @@ def _design(table: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.nd
     return np.concatenate([np.ones((len(table), 1)), np.nan_to_num((table - mean) / deviation), unknown], axis=1)
 
 
-def _newton(sites: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _newton(sites: Sequence[tuple[np.ndarray, np.ndarray]], moved: Callable[[int], object]) -> np.ndarray:
     """Return the weights at which the sites' summed loss is least."""
     penalty = np.full(sites[0][0].shape[1], RIDGE)
     penalty[0] = 0.0
     weights = np.zeros_like(penalty)
+    here = _sums(sites, weights, penalty, moved)
     for _ in range(_ROUNDS):
-        loss, gradient, hessian = _sums(sites, weights, penalty)
+        loss, gradient, hessian = here
         step = np.linalg.solve(hessian, gradient)
         # A full step may overshoot where a class is rare; the loss is convex, so that a part of it never fails.
-        while _sums(sites, weights - step, penalty)[0] > loss and np.abs(step).max() > _TOLERANCE:
+        while (here := _sums(sites, weights - step, penalty, moved))[0] > loss and np.abs(step).max() > _TOLERANCE:
             step = step / 2
         weights = weights - step
         if np.abs(step).max() <= _TOLERANCE:
@@ -166,10 +180,15 @@ def _newton(sites: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def _sums(
-    sites: Sequence[tuple[np.ndarray, np.ndarray]], weights: np.ndarray, penalty: np.ndarray
+    sites: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights: np.ndarray,
+    penalty: np.ndarray,
+    moved: Callable[[int], object],
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return loss, gradient and Hessian: the sums of what each site computes on its own records, and the penalty."""
     parts = [_of_site(design, labels, weights) for design, labels in sites]
+    # The weights to each site; its loss, gradient and Hessian back.
+    moved(_NUMBER * len(sites) * (2 * len(weights) + 1 + len(weights) ** 2))
     losses, gradients, hessians = zip(*parts, strict=True)
     loss, gradient, hessian = sum(losses), np.sum(gradients, axis=0), np.sum(hessians, axis=0)
     ridge = 0.5 * float(penalty @ weights**2)

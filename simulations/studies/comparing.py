@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from core.ecg.labels import SUPERCLASSES
 from core.errors import DataError
 from core.evaluation import auprc, auroc, defined_scores, macro, patient_bootstrap_weights
 
@@ -28,9 +29,11 @@ class Predictions:
 
     Attributes
     ----------
-    logits : ndarray of shape (n, 5)
-    labels : ndarray of shape (n, 5)
+    logits : ndarray of shape (n, C)
+    labels : ndarray of shape (n, C)
     records, patients, sites : ndarray of str, shape (n,)
+    classes : tuple of str
+        Their C names.
     """
 
     logits: Floats
@@ -38,6 +41,7 @@ class Predictions:
     records: npt.NDArray[np.str_]
     patients: npt.NDArray[np.str_]
     sites: npt.NDArray[np.str_]
+    classes: tuple[str, ...] = SUPERCLASSES
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ def read_predictions(run: Path) -> Predictions:
     path = run / "predictions.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            parts = {name: file[name] for name in Predictions.__dataclass_fields__}
+            parts = {name: file[name] for name in Predictions.__dataclass_fields__ if name != "classes"}
+            # Runs from before there were several label spaces do not name their classes.
+            classes = tuple(map(str, file["classes"])) if "classes" in file else SUPERCLASSES
     except FileNotFoundError:
         raise DataError(f"{run} has no predictions.npz; run it with --set run.predictions=true") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}); run its arm again") from None
-    return Predictions(**{**parts, "logits": parts["logits"].astype(np.float64)})
+    return Predictions(**{**parts, "logits": parts["logits"].astype(np.float64), "classes": classes})
 
 
 def require_same_records(one: Predictions, other: Predictions, names: tuple[str, str]) -> None:
@@ -91,6 +97,8 @@ def require_same_records(one: Predictions, other: Predictions, names: tuple[str,
             f"{names[0]} and {names[1]} were measured on different test records ({len(one.records)} and "
             f"{len(other.records)}); compare runs of one set and one split"
         )
+    if one.classes != other.classes:
+        raise DataError(f"{names[0]} and {names[1]} tell other classes apart; compare runs of one label space")
     if not np.array_equal(one.labels, other.labels) or not np.array_equal(one.patients, other.patients):
         raise DataError(
             f"{names[0]} and {names[1]} give the same records other labels or patients; compare runs of one set"

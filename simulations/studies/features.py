@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import warnings
@@ -54,7 +55,7 @@ def features(
         At any rate.
     cache : Path
         Folder of the file that keeps the measures, named by the set's fingerprint and NeuroKit2's version. They are private
-        where the records are: give the folder of the set.
+        where the records are: give the folder of the set. A measuring that was ended goes on where it was.
     jobs : int
         Processes; 1 stays in this one. About 60 ms a record.
     progress : callable, optional
@@ -76,8 +77,10 @@ def features(
     path = Path(cache) / f"features-{FEATURES_VERSION}-neurokit2-{_neurokit_version()}-{dataset.fingerprint[:16]}.csv"
     measured = _read(path, len(dataset))
     if measured is None:
-        measured = pd.DataFrame(_measure_all(dataset, jobs, progress), columns=list(MEASURED))
-        _write(path, measured)
+        begun = path.with_suffix(".begun.npy")
+        measured = pd.DataFrame(_measure_all(dataset, jobs, progress, begun), columns=list(MEASURED))
+        _write(path, lambda draft: measured.to_csv(draft, index=False))
+        begun.unlink(missing_ok=True)
     elif progress is not None:
         progress(len(dataset))
     return measured.assign(**{name: dataset.records[name].to_numpy(dtype=np.float64) for name in ("age", "sex")})
@@ -176,19 +179,27 @@ def _samples(ms: float) -> int:
     return round(ms * MEASURER_RATE / 1000)
 
 
-def _measure_all(dataset: EcgDataset, jobs: int, progress: Callable[[int], object] | None) -> np.ndarray:
+def _measure_all(dataset: EcgDataset, jobs: int, progress: Callable[[int], object] | None, begun: Path) -> np.ndarray:
+    """Measure all records, a block at a time; ``begun`` holds the blocks that are done."""
     stored = dataset.info.normalisation
     measure = partial(measure_record, rate=dataset.info.rate, proportional=stored != "lead-zscore")
     measured = np.full((len(dataset), len(MEASURED)), np.nan)
+    before = _read_begun(begun, len(dataset))
+    measured[: len(before)] = before
+    # A folder that cannot be written to is told before minutes of measuring.
+    _write(begun, partial(_save, before))
+    if progress is not None and len(before):
+        progress(len(before))
 
     def collect(run: Callable[[np.ndarray], Any]) -> np.ndarray:
         # A block at a time: a pool takes all that it is given at once into memory.
-        for start in range(0, len(dataset), _BLOCK):
+        for start in range(len(before), len(dataset), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(dataset)))
             for row, values in zip(rows, run(dataset.batch(rows, stored)), strict=True):
                 measured[row] = values
                 if progress is not None:
                     progress(1)
+            _write(begun, partial(_save, measured[: rows[-1] + 1]))
         return measured
 
     if jobs <= 1 or len(dataset) < 2 * jobs:
@@ -203,6 +214,22 @@ def _neurokit_version() -> str:
     return version
 
 
+def _read_begun(path: Path, records: int) -> np.ndarray:
+    """Return what an earlier measuring came to: rows of the first records."""
+    try:
+        with path.open("rb") as file:
+            rows = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        rows = np.empty(0)
+    fits = rows.ndim == 2 and rows.shape[1] == len(MEASURED) and len(rows) <= records and rows.dtype == np.float64
+    return rows if fits else np.empty((0, len(MEASURED)))
+
+
+def _save(rows: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, rows)
+
+
 def _read(path: Path, records: int) -> pd.DataFrame | None:
     """Return what was measured before; a file that cannot be used is measured anew."""
     try:
@@ -212,14 +239,16 @@ def _read(path: Path, records: int) -> pd.DataFrame | None:
     return table if list(table.columns) == list(MEASURED) and len(table) == records else None
 
 
-def _write(path: Path, table: pd.DataFrame) -> None:
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(draft, index=False)
+        write(draft)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        # Where the folder is none, there is nothing to take away either.
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise DataError(
             f"the features cannot be written to {path.parent} ({error.strerror}); give a folder that can be written to"
         ) from None

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +24,9 @@ _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["simulations.studies.preloaded"])
 
 
-def call(words: list[str], log: Path, stopping: threading.Event) -> int | None:
+def call(
+    words: list[str], log: Path, stopping: threading.Event, watch: Callable[[], object] = lambda: None
+) -> int | None:
     """Carry out ``cardiofed WORDS`` and wait for its end, or end it when told to stop.
 
     Parameters
@@ -32,6 +35,8 @@ def call(words: list[str], log: Path, stopping: threading.Event) -> int | None:
     log : Path
         Where its output goes.
     stopping : threading.Event
+    watch : callable, optional
+        Called a few times a second meanwhile.
 
     Returns
     -------
@@ -43,6 +48,7 @@ def call(words: list[str], log: Path, stopping: threading.Event) -> int | None:
     assert process.pid is not None
     while process.is_alive():
         process.join(0.2)
+        watch()
         if stopping.is_set():
             for sign, seconds in ((signal.SIGTERM, ENDING_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
                 with contextlib.suppress(ProcessLookupError, PermissionError):

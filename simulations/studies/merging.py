@@ -9,10 +9,12 @@ from typing import Any
 
 from core.config import ExperimentConfig
 from core.errors import ConfigError, DataError
+from core.learning.personal import is_personal
 from server.run_folder import RunFolder
 from simulations.studies.arms import Arm, Group
 from simulations.studies.study_file import SCRATCH
-from simulations.studies.summary import compared, data_of, hospitals_of, measured, provenance, write_study
+from simulations.studies.study_json import write_study
+from simulations.studies.summary import baseline_notes, compared, data_of, hospitals_of, measured, provenance
 
 REPLICATES = 2000
 
@@ -44,7 +46,7 @@ def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
     if len({run.resolve() for run in runs}) < len(runs):
         raise ConfigError("a run is named twice; name each once")
     opened = [_finished(run) for run in runs]
-    arms = _distinct([arm_of(config) for _, config in opened], runs)
+    arms = _distinct([arm_of(config, folder.record().get("baseline")) for folder, config in opened], runs)
     rows = [_row(arm, folder, config) for arm, (folder, config) in zip(arms, opened, strict=True)]
     data = [data_of(run) for run in runs]
     simulated = [not config.data.path for _, config in opened]
@@ -60,26 +62,28 @@ def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
         "kind": "merged",
         "title": "Runs side by side",
         "status": "done",
-        **provenance(),
+        **provenance(opened[0][1].classes),
         "data": {"train_folds": list(folds.train_folds), "test_folds": list(folds.test_folds), **data[0]},
         "hospitals": [each for seed, config in plain.items() if (each := hospitals_of(config, seed))],
         **compared(ended, {seed: config.federation.sites for seed, config in experiments.items()}),
         "audit": [],
-        "notes": [],
+        "notes": baseline_notes(arms, rows, runs),
     }
     out.mkdir(parents=True)
     write_study(summary, out)
     return summary
 
 
-def arm_of(config: ExperimentConfig) -> Arm:
-    """Return which arm of a study a run would be."""
+def arm_of(config: ExperimentConfig, baseline: str | None = None) -> Arm:
+    """Return which arm of a study a run would be, without a network where it is a baseline's."""
     federation, pretrain, privacy = config.federation, config.pretrain, config.privacy
     alone = federation.members[0] if len(federation.members) == 1 and federation.sites > 1 else None
     topology = (
         "centralized" if federation.pooled or federation.sites == 1 else "federated" if alone is None else "local"
     )
-    start = " ".join(pretrain.targets) if pretrain.enabled else SCRATCH
+    if topology == "federated" and is_personal(federation):
+        topology = "personal" if federation.personal == "head" else "fine-tuned"
+    start = baseline or (" ".join(pretrain.targets) if pretrain.enabled else SCRATCH)
     group = Group(topology, start, patients=federation.max_patients)
     if privacy.enabled:
         group = replace(group, epsilon=privacy.epsilon, unit=privacy.unit)
@@ -107,6 +111,7 @@ def _row(arm: Arm, folder: RunFolder, config: ExperimentConfig) -> dict[str, Any
     return {
         "name": folder.path.resolve().name,
         **asdict(arm.group),
+        "baseline": arm.group.baseline,
         "patients": arm.group.patients or None,
         "delta": config.privacy.delta if config.privacy.enabled else None,
         "site": None if arm.site is None else f"site-{arm.site}",

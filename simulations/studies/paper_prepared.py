@@ -14,13 +14,15 @@ import torch
 from clients.device import choose_device
 from clients.hospital import open_records
 from core.atomic_write import write_atomically
+from core.config import ExperimentConfig
 from core.console import Progress
 from core.ecg.dataset import EcgDataset
 from core.ecg.labels import single_label
 from core.errors import ConfigError
 from core.learning.training import use_threads
 from core.synthetic.source import Source, name_of, open_source, shard_of
-from simulations.studies.paper_file import Paper
+from simulations.studies.kept_settings import require_same_settings
+from simulations.studies.paper_file import Paper, PaperSettings
 from simulations.studies.paper_protocol import (
     PROTOCOLS,
     Parts,
@@ -83,8 +85,11 @@ def open_study(paper: Paper, out: Path) -> None:
     """
     settings = out / SETTINGS_FILE
     if settings.is_file():
-        if settings.read_text(encoding="utf-8") != paper.to_toml():
-            raise ConfigError(f"{out} holds a study with other settings; name another folder with --out")
+        require_same_settings(
+            settings, paper.to_toml(), Paper(paper.mode, PaperSettings(), ExperimentConfig()).to_toml()
+        )
+        # Said in full from now on: the defaults of a later release may be others.
+        write_atomically(settings, paper.to_toml())
         return
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no study; name another folder with --out")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from core.atomic_write import write_atomically
@@ -27,12 +29,17 @@ from simulations.studies.arms import (
     settings_of,
 )
 from simulations.studies.forked import call
+from simulations.studies.kept_settings import require_same_settings
 from simulations.studies.study_file import Study
 
 MOST_JOBS = 8
 """Side by side where nobody says otherwise: each takes about a gigabyte."""
 
+MEASURING = "measure records"
+"""What a baseline's log calls NeuroKit2's part, which is nearly all that it takes."""
+
 _FAILURE = "the arm's process ended without a word"
+_MEASURED = re.compile(rf"^{MEASURING}: .*\((\d+) of (\d+)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,9 @@ class Runner:
     places : list of Place
     began, ended : callable
         Told of each run that begins and has ended, what was there before left out: its kind (``backbone``, ``arm``,
-        ``attack``) and, when it has ended, its name.
+        ``baseline``, ``attack``) and, when it has ended, its name.
+    measured : callable
+        Told how many records of a set NeuroKit2 has measured, and how many there are.
     """
 
     study: Study
@@ -93,6 +102,7 @@ class Runner:
     places: list[Place]
     began: Callable[[str], object]
     ended: Callable[[str, str], object]
+    measured: Callable[[int, int], object] = lambda done, total: None
     _free: queue.SimpleQueue[Place] = field(default_factory=queue.SimpleQueue)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -121,9 +131,12 @@ class Runner:
             try:
                 # Before all arms, so that none that waits for one keeps it from starting.
                 pretrained = {each: pool.submit(self._pretrain, *each) for each in backbones_of(self.study)}
-                runs = [pool.submit(self._arm, arm, pretrained) for arm in arms_of(self.study)]
+                # Early, since measuring takes long.
+                baselines = pool.submit(self._baselines)
+                arms = [arm for arm in arms_of(self.study) if not arm.group.baseline]
+                runs = [pool.submit(self._arm, arm, pretrained) for arm in arms]
                 attacks = [pool.submit(self._audit, *each, pretrained) for each in audits_of(self.study)]
-                for future in (*pretrained.values(), *runs, *attacks):
+                for future in (*pretrained.values(), baselines, *runs, *attacks):
                     future.result()
             except BaseException:
                 self._stopping.set()
@@ -144,6 +157,28 @@ class Runner:
                 self.ended("arm", arm.name)
                 return
         self._carry_out("arm", folder, settings_of(self.study, arm, self.backbones))
+
+    def _baselines(self) -> None:
+        """Carry out the baselines one after another: the first one of a set measures its records for the others."""
+        for arm in arms_of(self.study):
+            folder = self.out / "arms" / arm.name
+            if not arm.group.baseline or self._stopping.is_set() or outcome(folder)[0] == "done":
+                continue
+            # A baseline does not resume; what was measured is kept elsewhere.
+            shutil.rmtree(folder, ignore_errors=True)
+            log = log_of(folder)
+            with self._place() as place:
+                self.began("baseline")
+                changes = settings_of(self.study, arm, self.backbones)
+                changes += [f"run.folder={folder}", f"run.threads={place.threads}"]
+                words = [arm.group.start, str(self.experiment), *_set(changes), "--jobs", str(place.threads)]
+                words += ["--cache", str(self.out / "features")]
+                self._call(["baseline", *words], log, partial(self._tell_measured, log))
+            self.ended("baseline", arm.name)
+
+    def _tell_measured(self, log: Path) -> None:
+        if log.is_file() and (told := _MEASURED.findall(log.read_text(errors="replace"))):
+            self.measured(*map(int, told[-1]))
 
     def _audit(self, start: str, epsilon: float, pretrained: dict[tuple[str, int], Future[None]]) -> None:
         if backbone := pretrained.get((start, self.study.settings.seeds[0])):
@@ -180,8 +215,8 @@ class Runner:
             self._call(["simulate", *words], log_of(folder))
         self.ended(kind, folder.name)
 
-    def _call(self, words: list[str], log: Path) -> None:
-        code = call(words, log, self._stopping)
+    def _call(self, words: list[str], log: Path, watch: Callable[[], object] = lambda: None) -> None:
+        code = call(words, log, self._stopping, watch)
         if code and not self._stopping.is_set() and not _errors(log):
             with log.open("a") as said:
                 said.write(f"\nerror: its process ended with code {code}; {log} holds what it said\n")
@@ -225,7 +260,7 @@ def _errors(log: Path) -> list[str]:
 
 
 def keep_study(study: Study, out: Path) -> None:
-    """Write what the study is into its folder, or find that it is what the folder holds already.
+    """Write what the study is into its folder, where it is what the folder holds already or there is nothing.
 
     Raises
     ------
@@ -235,12 +270,11 @@ def keep_study(study: Study, out: Path) -> None:
     text, path = study.to_toml(), out / "study.toml"
     try:
         if path.is_file():
-            if path.read_text() != text:
-                raise ConfigError(f"{out} holds a study with other settings; name another --out, or delete that folder")
-            return
-        if out.is_dir() and any(out.iterdir()):
+            require_same_settings(path, text, Study.of_defaults(study.kind).to_toml())
+        elif out.is_dir() and any(out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no study; name a new folder")
         out.mkdir(parents=True, exist_ok=True)
+        # Of a study that is gone on with as well: said in full, since the defaults of a later release may be others.
         write_atomically(out / "experiment.toml", study.experiment.to_toml())
         # Last, since it is what makes the folder a study.
         write_atomically(path, text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core import console
+from core.report.numbers import score
 
 if TYPE_CHECKING:
     from simulations.studies.study_file import Kind
@@ -29,7 +30,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in --set study.seeds=[0]."),
 ]
-TITLES = {"backbone": "pretrain", "arm": "arms", "attack": "attack"}
+TITLES = {"backbone": "pretrain", "arm": "arms", "baseline": "baselines", "attack": "attack"}
 """Of the bars."""
 
 FAILED = 1
@@ -39,9 +40,9 @@ FAILED = 1
 def compare(config: Config, out: Out = None, jobs: Jobs = 0, settings: Changes = None) -> None:
     """Compare federated with centralized and local training, transferred with from scratch, private with not.
 
-    Every arm is an ordinary run; all share records, split and initial weights, and differ in one thing. Differences are
-    measured patient by patient. Stopped or killed, the same command goes on where it was; an arm that cannot run is
-    reported with the reason.
+    Every arm is an ordinary run; all share records, split and initial weights, and differ in one thing. Beside them stand
+    classifiers on what NeuroKit2 measures (`study.baselines`). Differences are measured patient by patient. Stopped or
+    killed, the same command goes on where it was; an arm that cannot run is reported with the reason.
 
     Example: `cardiofed compare configs/study.toml --set data.path=sets/ptbxl --out studies/first`
     """
@@ -76,7 +77,7 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     from server.run_folder import RunFolder
     from simulations.simulate import with_absolute_paths
     from simulations.studies.arms import arms_of, audit_name, audits_of, backbone_name, backbones_of
-    from simulations.studies.running import Runner, keep_study, outcome, places
+    from simulations.studies.running import MEASURING, Runner, keep_study, outcome, places
     from simulations.studies.summary import summarise_study
 
     study = replace(study, experiment=with_absolute_paths(study.experiment))
@@ -89,12 +90,17 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     left = {
         "backbone": {backbone_name(*each): 1.0 for each in backbones_of(study)},
         # A hospital by itself has about its share of the records.
-        "arm": {arm.name: 1.0 if arm.site is None else 1 / study.experiment.federation.sites for arm in arms_of(study)},
+        "arm": {
+            arm.name: 1.0 if arm.site is None else 1 / study.experiment.federation.sites
+            for arm in arms_of(study)
+            if not arm.group.baseline
+        },
+        "baseline": {arm.name: 1.0 for arm in arms_of(study) if arm.group.baseline},
         "attack": {audit_name(*each): 1.0 for each in audits_of(study)},
     }
     for arm in arms_of(study):
         if outcome(absolute / "arms" / arm.name)[0] == "done":
-            del left["arm"][arm.name]
+            del left["baseline" if arm.group.baseline else "arm"][arm.name]
     with RunFolder(folder).locked(), console.progress() as bars:
         tasks: dict[str, int] = {}
         # Runs begin in threads.
@@ -109,17 +115,23 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
         def ended(what: str, name: str) -> None:
             began(what)
             bars.advance(tasks[what], left[what].get(name, 0.0))
-            if what == "arm" and (found := outcome(absolute / "arms" / name))[0] == "failed":
+            if what in ("arm", "baseline") and (found := outcome(absolute / "arms" / name))[0] == "failed":
                 typer.echo(f"{name} failed: {found[1]}", err=True)
 
+        def measured(done: int, total: int) -> None:
+            with one:
+                if MEASURING not in tasks:
+                    tasks[MEASURING] = bars.add_task(MEASURING, total=total)
+            bars.update(tasks[MEASURING], total=total, completed=done)
+
         try:
-            Runner(study, absolute, places(jobs, study.experiment.run.device), began, ended).run()
+            Runner(study, absolute, places(jobs, study.experiment.run.device), began, ended, measured).run()
         except KeyboardInterrupt:
             typer.echo("stopped; the same command with the same --out goes on", err=True)
             raise
         finally:
-            measured = bars.add_task("measure", total=len(arms_of(study)))
-            summary = summarise_study(study, folder, lambda done: bars.update(measured, completed=done))
+            compared = bars.add_task("measure arms", total=len(arms_of(study)))
+            summary = summarise_study(study, folder, lambda done: bars.update(compared, completed=done))
             report = write_study_report(folder)
     for line in lines_of(summary):
         typer.echo(line)
@@ -132,7 +144,7 @@ def lines_of(summary: dict[str, Any]) -> list[str]:
     """Return the groups and differences of a study as lines for a terminal."""
     lines = []
     for group in summary["groups"]:
-        lines.append(f"{group['label']:60s} macro AUROC {group['auroc']:.3f}{_interval(group['interval'])}")
+        lines.append(f"{group['label']:60s} macro AUROC {score(group['auroc'])}{_interval(group['interval'])}")
     for row in summary["differences"]:
         sure = "" if row["p_holm"] < 0.05 else ", may be chance"
         lines.append(f"{row['kind']}: {row['label']}: {row['difference']:+.3f}{_interval(row['interval'], '+')}{sure}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError
@@ -15,8 +15,12 @@ from core.config_sections import PositiveCount, Seed, Settings, Target, tuple_fr
 from core.errors import ConfigError
 
 Kind = Literal["compare", "privacy-curve", "low-data"]
-Topology = Literal["centralized", "federated", "local"]
+Topology = Literal["centralized", "federated", "local", "personal", "fine-tuned"]
 Unit = Literal["patient", "record"]
+Baseline = Literal["majority", "logistic", "boosting"]
+
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+"""Classifiers without a network; no start may have such a name."""
 
 NOT_PRIVATE = "inf"
 SCRATCH = "scratch"
@@ -46,8 +50,10 @@ class StudySettings(Settings):
     title: str = Field(default="", description="Heading of the report.")
     topologies: _listed(Topology) = Field(  # type: ignore[valid-type]
         default=("centralized", "federated", "local"),
-        description="centralized: all hospitals' records as one site; federated; local: each hospital alone.",
+        description="centralized: all hospitals' records as one site; federated; local: each hospital alone; personal: "
+        "federated, each with a head of its own; fine-tuned: federated, then each alone for the last own_rounds rounds.",
     )
+    own_rounds: PositiveCount = Field(default=3, description="Of the topology fine-tuned: see federation.own_rounds.")
     starts: dict[str, _listed(Target, least=0)] = Field(  # type: ignore[valid-type]
         default={SCRATCH: (), "transferred": ("hr", "pr", "qrs", "qt")},
         description="Name of a start, and the targets that its backbone is pretrained on; none: from scratch.",
@@ -65,11 +71,16 @@ class StudySettings(Settings):
     audits: _listed(Annotated[float, Field(gt=0)], least=0) = Field(  # type: ignore[valid-type]
         default=(), description="Epsilons at which the private training is attacked (cardiofed audit)."
     )
+    baselines: _listed(Baseline, least=0) = Field(  # type: ignore[valid-type]
+        default=(),
+        description="Classifiers without a network, centralized and not private (logistic federated as well): the share of "
+        "each class (majority), logistic regression and gradient boosting on what NeuroKit2 measures, age and sex.",
+    )
     when: _listed(When, least=0) = Field(default=(), description="What some arms set besides.")  # type: ignore[valid-type]
 
 
 DEFAULTS: dict[Kind, dict[str, Any]] = {
-    "compare": {},
+    "compare": {"baselines": list(BASELINES)},
     "privacy-curve": {
         "topologies": ["centralized", "federated"],
         "epsilons": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, NOT_PRIVATE],
@@ -96,6 +107,11 @@ class Study:
     kind: Kind
     settings: StudySettings
     experiment: ExperimentConfig
+
+    @classmethod
+    def of_defaults(cls, kind: Kind) -> Self:
+        """Return the study of a file that says nothing."""
+        return cls(kind, StudySettings.model_validate(DEFAULTS[kind]), ExperimentConfig())
 
     def to_toml(self) -> str:
         """Return all of it as TOML, by which a study is known again."""
@@ -159,6 +175,8 @@ def _check(path: Path, study: Study) -> None:
     for name in (*settings.starts, *settings.variants):
         if not all(letter.isalnum() or letter in " -_." for letter in name):
             raise ConfigError(f"{path}: {name!r} cannot name a folder; use letters, digits, spaces, dots, - and _")
+    if named := sorted(set(settings.starts) & set(BASELINES)):
+        raise ConfigError(f"{path}: study.starts names {named[0]!r}, which is a baseline; call that start otherwise")
     for number, when in enumerate(settings.when, start=1):
         for field, names in (("start", settings.starts), ("variant", settings.variants)):
             if (wanted := getattr(when, field)) is not None and wanted not in names:

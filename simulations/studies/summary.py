@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from clients.hospital import open_federation
-from core.atomic_write import write_atomically
 from core.config import ExperimentConfig, load_config, with_overrides
 from core.ecg.labels import SUPERCLASSES
 from core.errors import CardiofedError, DataError
@@ -45,6 +43,7 @@ from simulations.studies.comparing import (
 )
 from simulations.studies.running import outcome
 from simulations.studies.study_file import Study
+from simulations.studies.study_json import write_study
 
 TITLES = {
     "compare": "Federated against centralized and local",
@@ -101,24 +100,24 @@ def summarise_study(study: Study, out: Path, told: Callable[[int], object] = lam
         "kind": study.kind,
         "title": study.settings.title or TITLES[study.kind],
         "status": "unfinished" if missing else "done",
-        **provenance(),
+        **provenance(study.experiment.classes),
         "data": _data(study.experiment, ended, runs),
         "hospitals": [each for seed in study.settings.seeds if (each := hospitals_of(study.experiment, seed))],
         **compared(ended, dict.fromkeys(study.settings.seeds, sites)),
         "audit": _audits(study, out),
-        "notes": _notes(rows),
+        "notes": [*_notes(rows), *baseline_notes(list(runs), rows, list(runs.values()))],
     }
     write_study(summary, out)
     return summary
 
 
-def provenance() -> dict[str, Any]:
-    """Return when, by what and how a summary was made."""
+def provenance(classes: Sequence[str] = SUPERCLASSES) -> dict[str, Any]:
+    """Return when, by what and how a summary was made, and the classes it is about."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "release": release(),
         "command": " ".join(["cardiofed", *sys.argv[1:]]),
-        "classes": list(SUPERCLASSES),
+        "classes": list(classes),
     }
 
 
@@ -146,7 +145,10 @@ def measured(
             name, first, weights = of_seed[arm.seed]
             require_same_records(first, predictions, (name, row["name"]))
             measures = measure(predictions, weights)
-            row |= _measured(measures) | _cost(run)
+            row |= _measured(measures, predictions.classes) | _cost(run)
+            if arm.site is not None:
+                row["site"] = _results(run)["sites"][0]["name"]
+            row["own"] = _mean(list(own_areas(row).values()))
         ended.append(Ended(arm, row, measures))
         told(number)
     return ended
@@ -179,7 +181,10 @@ def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
         group: {seed: mean_of([_areas(each) for each in arms]) for seed, arms in by_seed.items()}
         for group, by_seed in whole.items()
     }
-    keys = {group: {**asdict(group), "patients": group.patients or None, "delta": delta[group]} for group in by_group}
+    keys = {
+        group: {**asdict(group), "baseline": group.baseline, "patients": group.patients or None, "delta": delta[group]}
+        for group in by_group
+    }
     return {
         "arms": [each.row for each in ended],
         "groups": [
@@ -192,34 +197,6 @@ def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def write_study(summary: dict[str, Any], out: Path) -> None:
-    """Write ``study.json`` and, for other programs, ``arms.csv``, ``differences.csv``, ``by_class.csv``, ``by_site.csv``."""
-    write_atomically(out / "study.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    keys = ["topology", "start", "variant", "epsilon", "delta", "unit", "patients"]
-    nested = ("settings", "by_class", "by_site", "interval")
-    plain = [{key: value for key, value in row.items() if key not in nested} for row in summary["arms"]]
-    ends = [dict(zip(("low", "high"), row.get("interval") or (None, None), strict=True)) for row in summary["arms"]]
-    pd.DataFrame([row | end for row, end in zip(plain, ends, strict=True)]).to_csv(out / "arms.csv", index=False)
-    differences = []
-    for row in summary["differences"]:
-        low, high = row["interval"] or (None, None)
-        one, other = (row[side] for side in ("of", "against"))
-        line = {"kind": row["kind"], "label": row["label"], "difference": row["difference"], "low": low, "high": high}
-        line |= {"p": row["p"], "p_holm": row["p_holm"]}
-        differences.append(line | {f"of_{k}": one[k] for k in keys} | {f"against_{k}": other[k] for k in keys})
-    pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
-    for name in ("by_class", "by_site"):
-        lines = []
-        for group in summary["groups"]:
-            for part, found in group[name].items():
-                low, high = (found.get("interval") or (None, None)) if isinstance(found, dict) else (None, None)
-                area = found["auroc"] if isinstance(found, dict) else found
-                lines.append(
-                    {key: group[key] for key in keys} | {name[3:]: part, "auroc": area, "low": low, "high": high}
-                )
-        pd.DataFrame(lines).to_csv(out / f"{name}.csv", index=False)
-
-
 def _described(study: Study, arm: Arm, run: Path, out: Path) -> dict[str, Any]:
     status, reason = outcome(run)
     settings = settings_of(study, arm, Path("backbones"))
@@ -228,6 +205,7 @@ def _described(study: Study, arm: Arm, run: Path, out: Path) -> dict[str, Any]:
     return {
         "name": arm.name,
         **asdict(arm.group),
+        "baseline": arm.group.baseline,
         "patients": arm.group.patients or None,
         "delta": privacy.delta if privacy.enabled else None,
         "site": None if arm.site is None else f"site-{arm.site}",
@@ -239,27 +217,29 @@ def _described(study: Study, arm: Arm, run: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _measured(measures: Measures) -> dict[str, Any]:
+def _measured(measures: Measures, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "auroc": _number(macro(measures.auroc[0])),
         "interval": interval(macro(measures.auroc[1:])),
         "auprc": _number(macro(measures.auprc[0])),
         "f1": _number(macro(measures.f1)),
-        "by_class": _by_class(measures.auroc),
+        "by_class": _by_class(measures.auroc, classes),
         "by_site": {site: _number(area) for site, area in measures.by_site.items()},
     }
 
 
-def _by_class(areas: Floats) -> dict[str, Any]:
+def _by_class(areas: Floats, classes: Sequence[str]) -> dict[str, Any]:
     return {
         label: {"auroc": _number(column[0]), "interval": interval(column[1:])}
-        for label, column in zip(SUPERCLASSES, areas.T, strict=True)
+        for label, column in zip(classes, areas.T, strict=True)
     }
 
 
 def _cost(run: Path) -> dict[str, Any]:
     """Return what fine-tuning cost: time, bytes to and from all sites, and records that a gradient was computed of."""
-    results = json.loads((run / "results.json").read_text())
+    results = _results(run)
+    if "cost" in results:
+        return {"epsilon_spent": None, **results["cost"]}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rounds = [line for line in lines if line["phase"] == "finetune"]
     config = load_config(run / "config.toml")
@@ -282,17 +262,28 @@ def _areas(ended: Ended) -> Floats:
 
 def _grouped(rows: list[dict[str, Any]], areas: list[Floats]) -> dict[str, Any]:
     """Return the mean over seeds; ``areas`` holds (1 + B, 5) for each seed, local arms' mean over the hospitals."""
-    values = [float(macro(area[0])) for area in areas]
-    sites = sorted({site for row in rows for site in row["by_site"]})
+    values = [_number(macro(area[0])) for area in areas]
+    sites = sorted({site for row in rows for site in own_areas(row)})
+    own = {seed: [row["own"] for row in rows if row["seed"] == seed] for seed in dict.fromkeys(r["seed"] for r in rows)}
     return {
         "values": values,
         "auroc": _mean(values),
         "interval": interval(mean_of([macro(area) for area in areas])[1:]),
-        "by_class": _by_class(mean_of(areas)),
-        "by_site": {site: _mean([row["by_site"].get(site) for row in rows]) for site in sites},
+        "by_class": _by_class(mean_of(areas), tuple(rows[0].get("by_class", SUPERCLASSES))),
+        "own": _mean([_mean(values) for values in own.values()]),
+        "by_site": {site: _mean([own_areas(row).get(site) for row in rows]) for site in sites},
         **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1")},
         **{key: _mean(_sums_by_seed(rows, key)) for key in ("seconds", "bytes", "records_seen")},
     }
+
+
+def own_areas(row: dict[str, Any]) -> dict[str, float | None]:
+    """Return the hospitals that would use an arm's model, with its macro AUROC on each one's own test records.
+
+    A hospital that learns alone would use its model by itself; any other model is for all.
+    """
+    by_site: dict[str, float | None] = row["by_site"]
+    return by_site if row.get("site") is None else {row["site"]: by_site.get(row["site"])}
 
 
 def _sums_by_seed(rows: list[dict[str, Any]], key: str) -> list[float]:
@@ -309,6 +300,8 @@ def _differences(areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[s
             continue
         each = [macro(areas[of][seed]) - macro(areas[against][seed]) for seed in seeds]
         mean = mean_of(each)
+        if np.isnan(mean[0]):
+            continue
         rows.append(
             {
                 "kind": kind,
@@ -316,7 +309,7 @@ def _differences(areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[s
                 "of": keys[of],
                 "against": keys[against],
                 "seeds": seeds,
-                "values": [float(difference[0]) for difference in each],
+                "values": [_number(difference[0]) for difference in each],
                 "difference": float(mean[0]),
                 "interval": interval(mean[1:]),
                 "p": p_value(mean[1:]),
@@ -356,7 +349,7 @@ def hospitals_of(experiment: ExperimentConfig, seed: int) -> dict[str, Any] | No
             "patients": len(np.unique(patients[hospital.train])),
             "records": len(hospital.train),
             "test_patients": len(np.unique(patients[hospital.test])),
-            "classes": dict(zip(SUPERCLASSES, labels[hospital.train].sum(0).tolist(), strict=True)),
+            "classes": dict(zip(federation.dataset.classes, labels[hospital.train].sum(0).tolist(), strict=True)),
         }
         for hospital in federation.hospitals
     ]
@@ -383,6 +376,19 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
         [f"{waiting} of {len(rows)} arms have not ended yet; the same command goes on with them."] if waiting else []
     )
     return notes + [f"{row['name']}: {row['reason']}" for row in rows if row["status"] == "failed"]
+
+
+def baseline_notes(arms: list[Arm], rows: list[dict[str, Any]], runs: list[Path]) -> list[str]:
+    """Return what has to be known of the baselines' measurements, each sentence once."""
+    done = [
+        run for arm, row, run in zip(arms, rows, runs, strict=True) if arm.group.baseline and row["status"] == "done"
+    ]
+    return list(dict.fromkeys(note for run in done for note in _results(run)["notes"]))
+
+
+def _results(run: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return results
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -237,7 +237,7 @@ class TestRecords:
         signals[:3] = 0
         rewritten(state, records, signals)
         assert failed(state) == []
-        assert named(state, "signals").said == "3 records are flat throughout"
+        assert named(state, "flat records").said == "3 records flat throughout"
 
     def test_another_rate_is_a_warning(self, state, records):
         info = replace(records.info, rate=250)

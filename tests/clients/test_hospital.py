@@ -6,7 +6,8 @@ from tiny_campaigns import tiny
 
 from clients.hospital import Federation, open_federation
 from core.ecg.dataset import EcgDataset
-from core.ecg.importing import import_source, merge
+from core.ecg.importing import import_source
+from core.ecg.merging import merge
 from core.errors import ConfigError
 from core.synthetic.hospitals import simulated_hospitals
 
@@ -110,3 +111,26 @@ class TestRefusals:
     def test_of_more_needed_sites_than_members_say_so(self, tmp_path):
         with pytest.raises(ConfigError, match=r"min_sites 2 is more than the number of federation.members 1; lower"):
             tiny(tmp_path, "federation.members=[1]", "federation.min_sites=2")
+
+
+class TestOneComparison:
+    """What is private and what is not holds the same records wherever a batch fits into every hospital."""
+
+    def test_with_privacy_and_without_the_hospitals_are_the_same(self, real_data, tmp_path):
+        import_source("ptbxl", real_data / "ptbxl-500", tmp_path / "set")
+        # At this skew some draws give a hospital fewer records than a batch.
+        skewed = (f"data.path={tmp_path / 'set'}", "federation.alpha=0.3", "finetune.batch_size=40")
+        for seed in range(5):
+            plain, private = (
+                opened(tmp_path, *skewed, f"run.seed={seed}", f"privacy.enabled={enabled}", "privacy.delta=0.001")
+                for enabled in ("false", "true")
+            )
+            assert min(len(hospital.train) for hospital in plain.hospitals) >= 40
+            for one, other in zip(plain.hospitals, private.hospitals, strict=True):
+                np.testing.assert_array_equal(one.train, other.train)
+
+    def test_where_no_batch_fits_private_training_has_its_hospitals_all_the_same(self, tmp_path):
+        large = "finetune.batch_size=5000"
+        with pytest.raises(ConfigError, match="larger than the cohort"):
+            opened(tmp_path, large)
+        assert len(opened(tmp_path, large, "privacy.enabled=true", "privacy.delta=0.001").hospitals) == 4

@@ -64,13 +64,14 @@ class TestSettings:
             assert word not in json.dumps(own.to_run_config()).replace(str(tmp_path), "")
 
     def test_what_the_training_is_made_of_is_the_campaign_s(self, tmp_path, site):
-        pulled = {"federation__strategy": "fedprox", "federation__proximal_mu": 0.5}
+        pulled = {"federation__strategy": "fedprox", "federation__proximal_mu": 0.5, "federation__personal": "head"}
         theirs = coordinator_config(settings_of(tmp_path, run__seed=7, federation__precision="float16", **pulled))
         own = own_config(theirs, site)
         for section in ("model", "transfer", "finetune", "privacy"):
             assert getattr(own, section) == getattr(theirs, section)
         assert own.data.normalisation == theirs.data.normalisation
         assert (own.run.seed, own.federation.precision, own.federation.pull) == (7, "float16", 0.5)
+        assert own.federation.personal == "head"
 
     def test_runs_that_differ_in_names_and_places_alone_are_one(self, tmp_path, site):
         one = settings_of(tmp_path, run__folder="/a", run__name="a", federation__sites=2)

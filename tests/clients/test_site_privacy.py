@@ -128,7 +128,7 @@ class TestRelease:
     def test_a_withheld_description_tells_nothing_of_the_records(self, records, tmp_path):
         update = site_of(records, tmp_path, release="withheld").run(description())
         assert set(update.numbers) == {"protocol", "rate", "samples", "band_low", "band_high"}
-        assert set(update.texts) == {"name", "device", "normalisation", "release", "synthetic"}
+        assert set(update.texts) == {"name", "device", "normalisation", "label_space", "release", "synthetic"}
         assert update.tensors == {}
 
     def test_a_noised_evaluation_is_entered_on_the_test_patients_alone(self, records, tmp_path):

@@ -53,7 +53,7 @@ def test_summary_has_the_shape_of_results_json():
     labels[:, 4] = 0
     summary = with_replicates(logits, labels, 40)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert set(summary) == {"classes", "macro", "calibration", "records", "bootstrap", "interval", "noise"}
+    assert set(summary) == {"classes", "macro", "micro", "calibration", "records", "bootstrap", "interval", "noise"}
     assert summary["noise"] is None
     assert (summary["records"], summary["bootstrap"]) == (300, 40)
     assert summary["interval"] == "95 % patient bootstrap"

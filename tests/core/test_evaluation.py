@@ -11,6 +11,7 @@ from core.evaluation import (
     auroc,
     f1,
     macro,
+    micro_f1,
     patient_bootstrap_weights,
     pool,
     regression_sums,
@@ -181,3 +182,13 @@ def test_histograms_without_their_empty_bins_add_up_to_the_same_areas():
     parts = [without_empty_bins(histograms) for histograms in dense]
     assert all(kept.shape[-1] < 400 for _, kept in parts)
     np.testing.assert_array_equal(auroc(pool(parts)), auroc(dense[0] + dense[1]))
+
+
+def test_micro_f1_is_scikit_learns_over_all_decisions():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, (200, 20))
+    logits = rng.normal(size=labels.shape) + labels - 0.5
+    expected = f1_score(labels, logits >= 0, average="micro")
+    assert micro_f1(score_histograms(logits, labels)[0]) == pytest.approx(expected)
+    nothing = score_histograms(np.full((3, 2), -1.0), np.zeros((3, 2), int))[0]
+    assert np.isnan(micro_f1(nothing))

@@ -60,20 +60,20 @@ def noised(records: int, seed: int, multiplier: float, **more: float) -> Update:
 
 
 def test_answers_in_clear_keep_their_bootstrap():
-    results = classification_results({"a": clear(300, 1), "b": clear(200, 2)})
+    results = classification_results({"a": clear(300, 1), "b": clear(200, 2)}, SUPERCLASSES)
     assert results["noise"] is None
     assert (results["records"], results["bootstrap"], results["interval"]) == (500, 8, "95 % patient bootstrap")
-    assert classification_results({}) is None
+    assert classification_results({}, SUPERCLASSES) is None
 
 
 def test_noised_answers_add_up_with_the_variances_of_their_noise():
     updates = {"b": noised(1500, 1, 1.0, noise_multiplier=1.0), "a": noised(2500, 2, 0.5, noise_multiplier=0.5)}
-    results = classification_results(updates)
+    results = classification_results(updates, SUPERCLASSES)
     # Deviations sqrt(5) and 0.5 * sqrt(5): together sqrt(5 + 1.25) = 2.5
     assert results["noise"] == {"deviation": pytest.approx(2.5), "multiplier": 0.5, "sites": ["a", "b"]}
     assert results["records"] == pytest.approx(4000, abs=40)
     assert results["interval"] == "95 % interval, sampling and privacy noise"
-    exact = classification_results({"a": clear(1500, 1), "b": clear(2500, 2)})
+    exact = classification_results({"a": clear(1500, 1), "b": clear(2500, 2)}, SUPERCLASSES)
     for name in SUPERCLASSES:
         low, high = results["classes"][name]["auroc_interval"]
         assert low < exact["classes"][name]["auroc"] < high
@@ -82,8 +82,8 @@ def test_noised_answers_add_up_with_the_variances_of_their_noise():
 
 def test_answers_of_both_kinds_pool():
     # Noise so small that nothing is left of it but the bins.
-    results = classification_results({"a": clear(1500, 1), "b": noised(2500, 2, 1e-4)})
-    exact = classification_results({"a": clear(1500, 1), "b": clear(2500, 2)})
+    results = classification_results({"a": clear(1500, 1), "b": noised(2500, 2, 1e-4)}, SUPERCLASSES)
+    exact = classification_results({"a": clear(1500, 1), "b": clear(2500, 2)}, SUPERCLASSES)
     assert results["noise"] == {"deviation": pytest.approx(1e-4 * 5**0.5), "multiplier": None, "sites": ["b"]}
     assert results["records"] == 4000
     for name in SUPERCLASSES:
@@ -113,7 +113,7 @@ def test_a_sites_row_holds_what_it_released_and_no_more():
         }
     ]
     answers = Answers({"clear": clear(600, 1), "noised": noised(3000, 2, 1.0)}, {"silent": "not-released"})
-    rows = {row["name"]: row for row in site_results(descriptions, answers, lines)}
+    rows = {row["name"]: row for row in site_results(descriptions, answers, lines, SUPERCLASSES)}
     assert (rows["clear"]["train_records"], rows["clear"]["train_patients"]) == (9, 7)
     assert (rows["noised"]["units_noised"], rows["noised"]["count_deviation"]) == (212.3, 10.0)
     assert "train_patients" not in rows["noised"]
@@ -126,7 +126,7 @@ def test_a_sites_row_holds_what_it_released_and_no_more():
 
 def test_a_site_whose_scores_drown_in_noise_has_no_area():
     answers = Answers({"a": noised(100, 1, 3.0)}, {})
-    (row,) = site_results({"a": Update({}, {}, {"device": "cpu"})}, answers, [])
+    (row,) = site_results({"a": Update({}, {}, {"device": "cpu"})}, answers, [], SUPERCLASSES)
     assert row["macro_auroc"] is None
     assert set(row["auroc"].values()) == {None}
 

@@ -9,6 +9,8 @@ from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from core.ecg.dataset import EcgDataset
+from core.ecg.leads import LEADS
+from core.ecg.sources import Recording, Source
 from core.errors import CardiofedError
 from simulations.data_cli import app
 
@@ -82,13 +84,69 @@ def test_import_without_a_band_does_not_filter(arrays, tmp_path):
 
 def test_import_lists_what_it_left_out(arrays, tmp_path):
     signals = np.load(arrays / "signals.npy")
-    signals[6, 2] = 0.25
+    signals[6] = np.nan
     np.save(arrays / "signals.npy", signals)
-    assert refused("import", "arrays", arrays, tmp_path / "out").startswith("record e6: lead III is flat")
-    said = succeed("import", "arrays", arrays, tmp_path / "out", "--skip-broken")
-    assert "left out: record e6: lead III is flat" in said
+    reason = "record e6: 0 of its leads can be used"
+    assert refused("import", "arrays", arrays, tmp_path / "out", "--strict").startswith(reason)
+    said = succeed("import", "arrays", arrays, tmp_path / "out")
+    assert f"left out: {reason}" in said
     assert "7 records of 4 patients" in said
     assert "1 left out" in said
+
+
+def test_import_says_which_leads_were_not_recorded(arrays, tmp_path):
+    signals = np.load(arrays / "signals.npy")
+    signals[6, 8:10] = 0.25
+    signals[1, 9] = 0
+    np.save(arrays / "signals.npy", signals)
+    said = succeed("import", "arrays", arrays, tmp_path / "out")
+    assert "leads that were not recorded and are zeros: V4 2, V3 1 (see column missing_leads)." in said
+
+
+def test_import_says_how_many_records_were_padded_or_cropped(arrays, tmp_path):
+    said = succeed("import", "arrays", arrays, tmp_path / "long", "--seconds", 12)
+    assert "8 records do not last 12 s: shorter, padded with zeros (see column seconds)." in said
+    said = succeed("import", "arrays", arrays, tmp_path / "short", "--seconds", 8)
+    assert "8 records do not last 8 s: longer, cropped at the centre (see column seconds)." in said
+
+
+def test_import_gives_folds_by_patient_unless_told_otherwise(arrays, tmp_path):
+    rows = pd.read_csv(arrays / "records.csv", dtype=str, keep_default_na=False)
+    rows.drop(columns="fold").to_csv(arrays / "records.csv", index=False)
+    assert "each patient is given one of 10" in succeed("import", "arrays", arrays, tmp_path / "a")
+    assert EcgDataset.open(tmp_path / "a").records["fold"].between(1, 10).all()
+    succeed("import", "arrays", arrays, tmp_path / "b", "--folds", "none")
+    assert not EcgDataset.open(tmp_path / "b").records["fold"].any()
+
+
+def test_import_counts_the_codes_that_give_no_label_and_shortens_a_long_list(tmp_path, monkeypatch):
+    signals = np.random.default_rng(0).normal(0, 0.3, (3, 12, 1000)).cumsum(axis=-1) / 20
+    people = [f"p{row}" for row in range(3)]
+    table = pd.DataFrame({"record": people, "patient": people, "site": "", "fold": 0, "age": 50.0, "sex": 0.0})
+    source = Source(
+        name="made-up",
+        table=table.assign(NORM=[1, 0, 0], MI=0, STTC=0, CD=0, HYP=0),
+        read=lambda row: Recording(signals[row], LEADS, 100),
+        system="snomed",
+        unmapped={"426177001": 3, "164889003": 2} | {f"9999{number}": 1 for number in range(9)},
+    )
+    monkeypatch.setattr("core.ecg.importing.open_source", lambda *_, **__: source)
+    said = succeed("import", "made-up", tmp_path, tmp_path / "out")
+    assert (
+        "2 records have no label; codes that give none: 426177001 (sinus bradycardia) 3, 164889003 (atrial fibrillation) 2, "
+        "99990 (unknown) 1,"
+    ) in said
+    assert "99995 (unknown) 1, and 3 more." in said
+    assert "99996" not in said
+
+
+def test_import_uses_as_many_processes_as_told(arrays, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("core.ecg.importing.make_rows", lambda *_, jobs, **__: given.append(jobs) or iter(()))
+    for words in ((), ("--jobs", 3)):
+        call("import", "arrays", arrays, tmp_path / "out", *words)
+    assert given == [None, 3]
+    assert "--jobs" in call("import", "arrays", arrays, tmp_path / "out", "--jobs", 0).output
 
 
 def test_import_overwrites_only_when_told(arrays, tmp_path):
@@ -102,7 +160,7 @@ def test_import_overwrites_only_when_told(arrays, tmp_path):
     ("words", "named"),
     [
         (("import", "arrays", "nowhere", "out"), "nowhere is no folder"),
-        (("import", "csv", ".", "out"), "source 'csv' is unknown"),
+        (("import", "xml", ".", "out"), "source 'xml' is unknown"),
         (("import", "ptbxl", ".", "out"), "ptbxl_database.csv is missing"),
         (("inspect", "nowhere"), "nowhere is no folder"),
         (("merge", "nowhere", "nowhere", "out"), "nowhere is no folder"),

@@ -148,7 +148,7 @@ class TestRun:
         task = Task(TaskKind.EVALUATE, "test", "finetune", tensors=tensors)
         answers = sites.ask(dict.fromkeys(sites.sites(), task), lambda site: None)
         grid.close()
-        told = classification_results(answers.updates)
+        told = classification_results(answers.updates, SUPERCLASSES)
         load_tensors(model, tensors)
         scores = predict(model, len(test), fetch, torch.device("cpu"))
         assert scores.std(axis=0) == pytest.approx(3, abs=0.01)

@@ -37,6 +37,8 @@ from core.ecg.preprocessing import NORMALISATIONS, SECONDS
 from core.ecg.sources import Recording, Source
 from core.errors import DataError
 
+NEEDS = "signals.npy, records.csv and, if wanted, arrays.json"
+
 SIGNALS_FILE = "signals.npy"
 RECORDS_FILE = "records.csv"
 DESCRIPTION_FILE = "arrays.json"
@@ -175,15 +177,15 @@ def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
             "record": records,
             "patient": patients.where(patients != "", records),
             "site": "" if sites is None else sites,
-            "fold": 0 if folds is None else _numbers(folds, records, "fold", path).fillna(0),
-            "age": _numbers(_first_column(rows, "age"), records, "age", path),
-            "sex": _numbers(_first_column(rows, "sex"), records, "sex", path),
+            "fold": 0 if folds is None else read_numbers(folds, records, "fold", path).fillna(0),
+            "age": read_numbers(_first_column(rows, "age"), records, "age", path),
+            "sex": read_numbers(_first_column(rows, "sex"), records, "sex", path),
         }
     )
     fractional = table["fold"] != table["fold"].astype("int64")
     if fractional.any():
         raise DataError(f"record {records[fractional.idxmax()]} in {path} has a fold that is not whole; mend the row")
-    table = table.assign(**_labels(rows, records, path))
+    table = table.assign(**label_columns(rows, records, path))
     return table if devices is None else table.assign(device=devices), notes
 
 
@@ -191,7 +193,14 @@ def _first_column(rows: pd.DataFrame, *names: str) -> pd.Series | None:
     return next((rows[name] for name in names if name in rows.columns), None)
 
 
-def _numbers(texts: pd.Series | None, records: pd.Series, column: str, path: Path) -> pd.Series:
+def read_numbers(texts: pd.Series | None, records: pd.Series, column: str, path: Path) -> pd.Series:
+    """Numbers of a column of text, NaN where a cell is empty or ``nan``; of an absent column, NaN throughout.
+
+    Raises
+    ------
+    DataError
+        A cell is no finite number; names the record.
+    """
     if texts is None:
         return pd.Series(np.nan, index=records.index)
     numbers = pd.to_numeric(texts, errors="coerce")
@@ -205,13 +214,20 @@ def _numbers(texts: pd.Series | None, records: pd.Series, column: str, path: Pat
     return numbers
 
 
-def _labels(rows: pd.DataFrame, records: pd.Series, path: Path) -> dict[str, pd.Series]:
+def label_columns(rows: pd.DataFrame, records: pd.Series, path: Path) -> dict[str, pd.Series]:
+    """Five columns of labels, from five such columns or from one column ``labels``.
+
+    Raises
+    ------
+    DataError
+        Neither is there, or a value is none of what they may hold; names the record.
+    """
     columns = [name for name in SUPERCLASSES if name in rows.columns]
     if columns:
         missing = [name for name in SUPERCLASSES if name not in columns]
         if missing:
             raise DataError(f"{path} has no column {missing[0]!r} beside {columns[0]!r}; give all five")
-        return {name: _numbers(rows[name], records, name, path) for name in SUPERCLASSES}
+        return {name: read_numbers(rows[name], records, name, path) for name in SUPERCLASSES}
     if "labels" not in rows.columns:
         raise DataError(
             f"{path} has no labels; give columns {', '.join(SUPERCLASSES)} of 0 and 1, or one column 'labels'"

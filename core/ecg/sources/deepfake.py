@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import INDEPENDENT_LEADS
 from core.ecg.sources import Recording, Source
+from core.ecg.sources.intervals import PLAUSIBLE_MS
 from core.errors import DataError
+
+NEEDS = "<patid>.asc in any folders, and a CSV with patid, avgrrinterval, pr, qrs and qt"
 
 RATE = 500
 ROWS = 5000
@@ -35,8 +38,7 @@ CLEANINGS = ("usable", "3sigma")
 SIGMAS = 3.0
 
 _COLUMNS = ("patid", "avgrrinterval", "pr", "qrs", "qt")
-# What no readable ECG goes beyond, in ms: wide enough for any patient, narrow enough to notice another unit.
-_PLAUSIBLE = {"avgrrinterval": (200, 4000), "pr": (30, 700), "qrs": (20, 350), "qt": (100, 900)}
+_PLAUSIBLE = {"avgrrinterval": PLAUSIBLE_MS["rr"], **{name: PLAUSIBLE_MS[name] for name in ("pr", "qrs", "qt")}}
 _LARGEST = 32_767
 _DIGITS = 6
 _SPANS = (100, 20_000)

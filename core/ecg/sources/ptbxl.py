@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from core.ecg.labels import SUPERCLASSES, read_statements, superclasses
 from core.ecg.sources import Recording, Source
 from core.ecg.sources.wfdb_files import read_wfdb
 from core.errors import DataError
+
+NEEDS = "ptbxl_database.csv, scp_statements.csv, records100/ or records500/"
 
 DATABASE_FILE = "ptbxl_database.csv"
 STATEMENTS_FILE = "scp_statements.csv"
@@ -53,9 +56,11 @@ def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, mini
     statements = read_statements(folder / STATEMENTS_FILE)
     file_rate = _available_rate(folder, rate, source_rate)
     rows = _read_database(folder / DATABASE_FILE, FILENAME_COLUMNS[file_rate])
-    table = _records_table(rows, statements, minimum_likelihood)
+    names = [f"ptbxl-{_whole(text, 'ecg_id', text):05d}" for text in rows["ecg_id"]]
+    codes = [_scp_codes(text, name) for text, name in zip(rows["scp_codes"], names, strict=True)]
+    labels = np.array([superclasses(one, statements, minimum_likelihood) for one in codes])
+    table = _records_table(rows, names, labels)
     files = rows[FILENAME_COLUMNS[file_rate]].tolist()
-    names = table["record"].tolist()
 
     def read(row: int) -> Recording:
         recording = read_wfdb(folder / files[row], names[row])
@@ -69,7 +74,7 @@ def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, mini
     notes: tuple[str, ...] = ()
     if file_rate != rate:
         notes = (f"{folder} is read at {file_rate} Hz and resampled to {rate} Hz.",)
-    return Source(name="ptbxl", table=table, read=read, notes=notes)
+    return Source(name="ptbxl", table=table, read=read, notes=notes, system="scp", codes=tuple(map(tuple, codes)))
 
 
 def _available_rate(folder: Path, wanted: int, source_rate: int | None) -> int:
@@ -102,15 +107,7 @@ def _read_database(path: Path, filename_column: str) -> pd.DataFrame:
     return rows
 
 
-def _records_table(rows: pd.DataFrame, statements: dict[str, str], minimum_likelihood: float) -> pd.DataFrame:
-    names = [f"ptbxl-{_whole(text, 'ecg_id', text):05d}" for text in rows["ecg_id"]]
-    labels = np.array(
-        [
-            superclasses(_scp_codes(text, name), statements, minimum_likelihood)
-            for text, name in zip(rows["scp_codes"], names, strict=True)
-        ]
-    )
-
+def _records_table(rows: pd.DataFrame, names: list[str], labels: NDArray[np.uint8]) -> pd.DataFrame:
     def whole(column: str) -> list[int | None]:
         pairs = zip(rows[column], names, strict=True)
         return [_whole(text, column, name) if text else None for text, name in pairs]

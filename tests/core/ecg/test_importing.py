@@ -1,27 +1,42 @@
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from made_up_ecgs import made_up_records, made_up_signal
 
+from core.ecg import importing
 from core.ecg.dataset import EcgDataset
-from core.ecg.importing import import_source, merge
+from core.ecg.importing import import_source
 from core.ecg.journal import ImportJournal
+from core.ecg.leads import LEADS
+from core.ecg.merging import merge
 from core.ecg.preprocessing import band_pass, normalise
+from core.ecg.sources import Recording, Source
 from core.errors import DataError
 
 
 def zscored(signals: np.ndarray) -> np.ndarray:
     return (signals - signals.mean(-1, keepdims=True)) / signals.std(-1, keepdims=True)
+
+
+@pytest.fixture
+def from_recordings(monkeypatch, tmp_path):
+    """Import what a function gives for each row: ``from_recordings(count, read, out="out", folds=None, ...)``."""
+
+    def imported(count, read, out="out", folds=None, progress=None, **source):
+        table = made_up_records(count)
+        opened = Source("made-up", table if folds is None else table.assign(fold=folds), read, **source)
+        monkeypatch.setattr(importing, "open_source", lambda *_, **__: opened)
+        return import_source("made-up", tmp_path, tmp_path / out, progress=progress)
+
+    return imported
 
 
 def test_an_import_is_filtered_millivolt_with_its_records(make_ptbxl, tmp_path):
@@ -108,34 +123,35 @@ def test_clipped_samples_are_counted(make_arrays, tmp_path):
     assert EcgDataset.open(tmp_path / "out").batch([1], "none").max() == pytest.approx(32.767, abs=1e-5)
 
 
-def _spoil_lead(value):
-    def spoil(signals):
-        signals[2, 7] = value
-
-    return spoil
+def without_any_number(signals):
+    signals[2] = np.nan
 
 
-def _spoil_sample(signals):
-    signals[2, 7, 30] = np.inf
+def with_one_lead(signals):
+    signals[2, 1:] = 0.25
+
+
+def without_one_and_two(signals):
+    signals[2, :2] = np.nan
+    signals[2, 2:6] = 0.0
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_spoil_lead(0.0), "record r002: lead V2 is flat"),
-        (_spoil_lead(0.3), "record r002: lead V2 is flat"),
-        (_spoil_lead(np.nan), "record r002: lead V2 has samples that are no number"),
-        (_spoil_sample, "record r002: lead V2 has samples that are no number"),
+        (without_any_number, "record r002: 0 of its leads can be used and two are needed"),
+        (with_one_lead, "record r002: 1 of its leads can be used and two are needed"),
+        (without_one_and_two, "record r002: neither lead I nor lead II can be used"),
     ],
 )
-def test_a_broken_record_is_refused_with_nothing_left_or_left_out_and_listed(make_arrays, tmp_path, spoil, message):
+def test_a_broken_record_is_left_out_and_listed_or_refuses_the_folder(make_arrays, tmp_path, spoil, message):
     signals = np.stack([made_up_signal(i, 100) for i in range(6)])
     spoil(signals)
     folder = make_arrays(signals)
     with pytest.raises(DataError, match=message):
-        import_source("arrays", folder, tmp_path / "out")
+        import_source("arrays", folder, tmp_path / "out", skip_broken=False)
     assert [p.name for p in tmp_path.iterdir()] == ["arrays"]
-    report = import_source("arrays", folder, tmp_path / "out", skip_broken=True)
+    report = import_source("arrays", folder, tmp_path / "out")
     assert [record for record, _ in report.skipped] == ["r002"]
     assert message in report.skipped[0][1]
     made = EcgDataset.open(tmp_path / "out")
@@ -143,20 +159,146 @@ def test_a_broken_record_is_refused_with_nothing_left_or_left_out_and_listed(mak
     np.testing.assert_allclose(made.batch([2], "none")[0], band_pass(signals[3], 100), atol=0.00051)
 
 
-def test_a_truncated_record_file_stops_the_import_or_is_left_out(make_ptbxl, tmp_path):
+def test_a_truncated_record_file_is_left_out_or_stops_the_import(make_ptbxl, tmp_path):
     folder = make_ptbxl()
     path = folder / "records100" / "00000" / "00004_lr.dat"
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(DataError, match=r"record ptbxl-00004: .* is truncated"):
-        import_source("ptbxl", folder, tmp_path / "out")
+        import_source("ptbxl", folder, tmp_path / "out", skip_broken=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ptbxl"]
-    assert len(import_source("ptbxl", folder, tmp_path / "out", skip_broken=True).skipped) == 1
+    assert len(import_source("ptbxl", folder, tmp_path / "out").skipped) == 1
 
 
-def test_a_folder_of_broken_records_only_is_refused(make_arrays, tmp_path):
-    with pytest.raises(DataError, match=r"has no usable record \(record r000: lead I is flat"):
-        import_source("arrays", make_arrays(np.zeros((3, 12, 1000))), tmp_path / "out", skip_broken=True)
+def test_a_file_that_cannot_be_read_is_a_broken_record_and_no_full_disk(tmp_path, from_recordings):
+    def forbidden(row):
+        if row == 1:
+            raise PermissionError(13, "Permission denied")
+        return Recording(made_up_signal(row, 100), LEADS, 100)
+
+    report = from_recordings(4, forbidden)
+    assert report.skipped == (("r001", "record r001: its file cannot be read (Permission denied); mend that"),)
+
+
+@pytest.mark.parametrize(("broken", "refused"), [(3, False), (4, True)])
+def test_more_than_half_of_the_records_broken_refuses_naming_the_first_three_reasons(
+    make_arrays, tmp_path, broken, refused
+):
+    signals = np.stack([made_up_signal(i, 100) for i in range(6)])
+    signals[:broken] = np.nan
+    folder = make_arrays(signals)
+    if not refused:
+        assert import_source("arrays", folder, tmp_path / "out").records == 3
+        return
+    with pytest.raises(DataError) as told:
+        import_source("arrays", folder, tmp_path / "out")
+    reason = "record r00{}: 0 of its leads can be used and two are needed; leave the record out"
+    assert str(told.value) == (
+        f"more than half of the 6 records of {folder} cannot be used, so none is imported: "
+        + "; ".join(reason.format(row) for row in range(3))
+        + "; ..."
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["arrays"]
+
+
+def test_a_folder_of_one_broken_record_is_refused(make_arrays, tmp_path):
+    with pytest.raises(DataError, match=r"more than half of the 1 records .*: record r000: 0 of its leads"):
+        import_source("arrays", make_arrays(np.zeros((1, 12, 1000)), description={"units": "mV"}), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["arrays"]
+
+
+class TestWhatRecordsLack:
+    def test_is_no_column_where_they_lack_nothing(self, make_ptbxl, tmp_path):
+        report = import_source("ptbxl", make_ptbxl(), tmp_path / "out")
+        assert (report.missing_leads, report.padded, report.cropped) == ({}, 0, 0)
+        assert not {"missing_leads", "seconds"} & set(EcgDataset.open(tmp_path / "out").records)
+
+    def test_are_leads_that_are_named_and_zero(self, make_arrays, tmp_path):
+        signals = np.stack([made_up_signal(i, 100) for i in range(6)])
+        signals[2, [7, 11]] = 0.3
+        signals[4, 7, 100:200] = np.nan
+        report = import_source("arrays", make_arrays(signals), tmp_path / "out")
+        made = EcgDataset.open(tmp_path / "out")
+        assert made.records["missing_leads"].tolist() == ["", "", "V2 V6", "", "V2", ""]
+        assert report.missing_leads == {"V2": 2, "V6": 1}
+        batch = made.batch(range(6), "none")
+        assert np.argwhere(~batch.any(axis=-1)).tolist() == [[2, 7], [2, 11], [4, 7]]
+        np.testing.assert_allclose(batch[2, :7], band_pass(signals[2, :7], 100), atol=0.00051)
+
+    def test_is_length_which_is_told_for_all(self, tmp_path, from_recordings):
+        lengths = [10, 6, 12.5, 10]
+        report = from_recordings(4, lambda row: Recording(made_up_signal(row, 100, lengths[row]), LEADS, 100))
+        assert (report.padded, report.cropped) == (1, 1)
+        made = EcgDataset.open(report.path)
+        assert made.records["seconds"].tolist() == lengths
+        batch = made.batch(range(4), "none")
+        # 6 s in the middle of 10, and the middle 10 s of 12.5.
+        assert not batch[1, :, :200].any()
+        assert not batch[1, :, 800:].any()
+        expected = band_pass(made_up_signal(1, 100, 6), 100)
+        np.testing.assert_allclose(batch[1, :, 200:800], expected, atol=0.00051)
+        expected = band_pass(made_up_signal(2, 100, 12.5), 100)[:, 125:1125]
+        np.testing.assert_allclose(batch[2], expected, atol=0.00051)
+
+    def test_is_remembered_where_an_import_is_interrupted(self, tmp_path, from_recordings):
+        def read(row):
+            signal = made_up_signal(row, 100, 10 - row)
+            signal[row] = 0
+            return Recording(signal, LEADS, 100)
+
+        whole = from_recordings(4, read)
+        with pytest.raises(KeyboardInterrupt):
+            from_recordings(4, read, out="again", progress=interrupt_after(3))
+        again = from_recordings(4, read, out="again")
+        assert again.resumed == 3
+        assert again.info.fingerprint == whole.info.fingerprint
+        assert again.missing_leads == whole.missing_leads
+        assert (again.padded, again.cropped) == (whole.padded, whole.cropped) == (3, 0)
+
+    def test_of_a_record_left_out_is_not_told(self, tmp_path, from_recordings):
+        lengths = [10, 2, 10]
+        report = from_recordings(3, lambda row: Recording(made_up_signal(row, 100, lengths[row]), LEADS, 100))
+        assert len(report.skipped) == 1
+        assert "seconds" not in EcgDataset.open(report.path).records
+
+
+class TestFolds:
+    def test_are_given_by_the_hash_of_the_patient_where_the_source_has_none(self, make_arrays, tmp_path):
+        records = made_up_records(40).drop(columns="fold")
+        folder = make_arrays(np.stack([made_up_signal(i, 100) for i in range(40)]), records)
+        report = import_source("arrays", folder, tmp_path / "out")
+        made = EcgDataset.open(tmp_path / "out").records
+        digests = [hashlib.sha256(patient.encode()).hexdigest() for patient in made["patient"]]
+        assert made["fold"].tolist() == [int(digest, 16) % 10 + 1 for digest in digests]
+        assert (made.groupby("patient")["fold"].nunique() == 1).all()
+        assert any("each patient is given one of 10" in note for note in report.notes)
+
+    def test_stay_unknown_where_that_is_asked(self, make_arrays, tmp_path):
+        folder = make_arrays(records=made_up_records(6).drop(columns="fold"))
+        report = import_source("arrays", folder, tmp_path / "out", folds="none")
+        assert not EcgDataset.open(tmp_path / "out").records["fold"].any()
+        assert not any("given one of" in note for note in report.notes)
+        with pytest.raises(DataError, match="folds 'random' are unknown; use one of by-patient, none"):
+            import_source("arrays", folder, tmp_path / "other", folds="random")
+
+    def test_are_the_sources_own_where_any_record_has_one(self, make_arrays, tmp_path):
+        folds = [0, 0, 3, 3, 0, 0]
+        import_source("arrays", make_arrays(records=made_up_records(6).assign(fold=folds)), tmp_path / "out")
+        assert EcgDataset.open(tmp_path / "out").records["fold"].tolist() == folds
+
+    def test_of_generated_records_stay_unknown(self, tmp_path, from_recordings):
+        report = from_recordings(
+            3, lambda row: Recording(made_up_signal(row, 100), LEADS, 100), simulated=True, folds=[0, 0, 0]
+        )
+        assert EcgDataset.open(report.path).records["fold"].tolist() == [0, 0, 0]
+
+
+def test_codes_that_give_no_label_are_counted_with_their_names(tmp_path, from_recordings):
+    unmapped = {"426177001": 1, "99999999": 2}
+    report = from_recordings(
+        6, lambda row: Recording(made_up_signal(row, 100), LEADS, 100), unmapped=unmapped, system="snomed"
+    )
+    assert list(report.unmapped.items()) == [("99999999 (unknown)", 2), ("426177001 (sinus bradycardia)", 1)]
+    assert report.unlabelled == 1
 
 
 def test_an_existing_set_is_replaced_only_when_asked(make_ptbxl, tmp_path):
@@ -176,6 +318,7 @@ def test_an_existing_set_is_replaced_only_when_asked(make_ptbxl, tmp_path):
         ({"seconds": -1}, "-1 s at 100 Hz is impossible"),
         ({"band": (0.5, 60.0)}, "60 Hz is impossible at 100 Hz"),
         ({"normalisation": "minmax"}, "'minmax' is unknown"),
+        ({"jobs": 0}, "0 processes can import nothing"),
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_made(make_ptbxl, tmp_path, settings_, message):
@@ -202,14 +345,12 @@ def test_an_interrupted_import_goes_on_where_it_stopped(make_ptbxl, tmp_path):
     folder = make_ptbxl()
     broken = folder / "records100" / "00000" / "00002_lr.dat"
     broken.write_bytes(b"")
-    whole = import_source("ptbxl", folder, tmp_path / "whole", skip_broken=True)
+    whole = import_source("ptbxl", folder, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        import_source("ptbxl", folder, tmp_path / "out", skip_broken=True, progress=interrupt_after(4))
+        import_source("ptbxl", folder, tmp_path / "out", progress=interrupt_after(4))
     assert not (tmp_path / "out").exists()
     seen = []
-    report = import_source(
-        "ptbxl", folder, tmp_path / "out", skip_broken=True, progress=lambda done, _: seen.append(done)
-    )
+    report = import_source("ptbxl", folder, tmp_path / "out", progress=lambda done, _: seen.append(done))
     assert seen == [5, 6]
     assert report.resumed == 4
     assert report.skipped == whole.skipped
@@ -277,115 +418,11 @@ def test_a_killed_import_goes_on_in_another_process(make_ptbxl, tmp_path):
 
 def test_two_imports_do_not_write_into_one_folder(make_ptbxl, tmp_path):
     with (
-        ImportJournal.opened(tmp_path / "out.partial", {}),
+        ImportJournal.opened(tmp_path / "out.partial", {}, 1),
         pytest.raises(DataError, match="is being written by another import"),
     ):
         import_source("ptbxl", make_ptbxl(), tmp_path / "out")
     assert (tmp_path / "out.partial").is_dir()
-
-
-def write_part(make_dataset, rows, path, **info):
-    made = make_dataset(12, **info)
-    made.select(rows).write(path)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
-@given(
-    a=st.lists(st.integers(0, 11), min_size=1, max_size=8, unique=True),
-    b=st.lists(st.integers(0, 11), min_size=1, max_size=8, unique=True),
-)
-def test_a_merge_holds_each_record_once_and_merging_again_adds_none(make_dataset, tmp_path_factory, a, b):
-    folder = tmp_path_factory.mktemp("merge")
-    write_part(make_dataset, a, folder / "a")
-    write_part(make_dataset, b, folder / "b")
-    report = merge(folder / "a", folder / "b", folder / "ab")
-    merged = EcgDataset.open(folder / "ab")
-    expected = a + [row for row in b if row not in a]
-    assert merged.records["record"].tolist() == [f"r{row:03d}" for row in expected]
-    assert np.array_equal(merged.signals, make_dataset(12).signals[expected])
-    assert report.duplicates == len(set(a) & set(b))
-    assert report.records == len(expected)
-    again = merge(folder / "ab", folder / "b", folder / "abb")
-    assert again.duplicates == len(b)
-    assert again.info.fingerprint == merged.fingerprint
-
-
-def test_of_a_record_in_both_sets_that_of_a_stays(make_dataset, tmp_path):
-    make_dataset(4, seed=0).write(tmp_path / "a")
-    make_dataset(6, seed=50).write(tmp_path / "b")
-    merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-    merged = EcgDataset.open(tmp_path / "ab")
-    assert np.array_equal(merged.signals[:4], make_dataset(4, seed=0).signals)
-    assert np.array_equal(merged.signals[4:], make_dataset(6, seed=50).signals[4:])
-
-
-class TestSitesOfAMerge:
-    def test_are_one_a_set_where_they_are_named_however_many_sets(self, make_dataset, tmp_path):
-        for name, rows in (("a", [0, 1, 2]), ("b", [2, 3, 4, 5]), ("c", [6])):
-            write_part(make_dataset, rows, tmp_path / name)
-        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab", site_a="north", site_b="south")
-        merge(tmp_path / "ab", tmp_path / "c", tmp_path / "abc", site_b="west")
-        merged = EcgDataset.open(tmp_path / "abc").records
-        assert merged["record"].tolist() == [f"r{row:03d}" for row in (0, 1, 2, 3, 4, 5, 6)]
-        assert merged["site"].tolist() == ["north"] * 3 + ["south"] * 3 + ["west"]
-
-    def test_are_the_records_own_by_default(self, make_dataset, tmp_path):
-        write_part(make_dataset, [0, 1], tmp_path / "a")
-        write_part(make_dataset, [2, 3], tmp_path / "b")
-        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab", site_b="south")
-        assert EcgDataset.open(tmp_path / "ab").records["site"].tolist() == ["", "a", "south", "south"]
-
-    def test_stand_beside_devices_that_one_set_alone_names(self, make_dataset, tmp_path):
-        first, second = make_dataset(12).select([0, 1]), make_dataset(12).select([2, 3])
-        EcgDataset(first.signals, first.records.assign(device=["CS 100", ""]), first.info).write(tmp_path / "a")
-        second.write(tmp_path / "b")
-        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-        assert EcgDataset.open(tmp_path / "ab").records["device"].tolist() == ["CS 100", "", "", ""]
-
-
-@pytest.mark.parametrize(
-    ("other", "difference"),
-    [
-        ({"rate": 200}, "rate 100 but .* has 200"),
-        ({"normalisation": "lead-zscore"}, "normalisation none but .* has lead-zscore"),
-        ({"band": (0.05, 40.0)}, r"band \(0\.5, 40\.0\) but .* has \(0\.05, 40\.0\)"),
-        ({"band": None}, r"band \(0\.5, 40\.0\) but .* has None"),
-        ({"simulated": True}, "simulated False but .* has True"),
-    ],
-)
-def test_sets_that_differ_in_preprocessing_are_not_merged(make_dataset, tmp_path, other, difference):
-    make_dataset(4).write(tmp_path / "a")
-    make_dataset(4, **other).write(tmp_path / "b")
-    with pytest.raises(DataError, match=difference):
-        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-
-
-def test_sets_of_other_lengths_are_not_merged(make_dataset, tmp_path):
-    made = make_dataset(4)
-    made.write(tmp_path / "a")
-    EcgDataset(made.signals[..., :100], made.records, replace(made.info, samples=100)).write(tmp_path / "b")
-    with pytest.raises(DataError, match=r"samples 200 but .* has 100"):
-        merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-
-
-def test_a_merge_is_not_written_over_something(make_dataset, tmp_path):
-    make_dataset(4).write(tmp_path / "a")
-    with pytest.raises(DataError, match="a exists already"):
-        merge(tmp_path / "a", tmp_path / "a", tmp_path / "a")
-
-
-def test_a_large_merge_reads_in_parts(make_dataset, tmp_path):
-    """More records than one block of the copy."""
-    records = made_up_records(1300)
-    made = make_dataset(2)
-    signals = np.repeat(made.signals[:, :, :20], 650, axis=0)
-    signals[:, 0, 0] = np.arange(1300)
-    info = replace(made.info, samples=20)
-    EcgDataset(signals[:700], records[:700], info).write(tmp_path / "a")
-    EcgDataset(signals[600:], records[600:], info).write(tmp_path / "b")
-    merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-    assert np.array_equal(EcgDataset.open(tmp_path / "ab").signals, signals)
 
 
 @pytest.mark.real_data

@@ -424,12 +424,12 @@ def test_the_command_line_imports_a_folder_as_a_simulated_set(make_folder, tmp_p
     assert "(simulated)" in shown.stdout
 
 
-def test_a_broken_record_is_left_out_only_when_told(make_folder, tmp_path):
+def test_a_broken_record_is_left_out_or_refuses_the_folder(make_folder, tmp_path):
     folder = make_folder()
     (folder / "from_000100" / "102.asc").write_bytes(b"1 2 3\n")
-    failed = call("import", "deepfake", folder, tmp_path / "out")
+    failed = call("import", "deepfake", folder, tmp_path / "out", "--strict")
     assert "102.asc has 3 columns in line 1" in str(failed.exception)
-    done = call("import", "deepfake", folder, tmp_path / "out", "--skip-broken")
+    done = call("import", "deepfake", folder, tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert EcgDataset.open(tmp_path / "out").records["record"].tolist() == [
         "deepfake-100",

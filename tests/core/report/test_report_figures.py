@@ -102,17 +102,17 @@ def test_reliability_puts_observed_shares_over_predicted_ones_with_their_interva
 
 def test_counts_of_a_silent_site_are_dashes() -> None:
     told = dict(zip(SUPERCLASSES, (12, 0, 3, 4, 5), strict=True))
-    figure = figures.class_counts([{"name": "A $1$", "classes": told}, {"name": "B"}])
+    figure = figures.class_counts([{"name": "A $1$", "classes": told}, {"name": "B"}], SUPERCLASSES)
     assert figure is not None
     found = words(inline_svg(figure, "x", "counts"))
     assert found[:6] == ["12", "0", "3", "4", "5", "A $1$"]
     assert found[6:12] == ["–"] * 5 + ["B"]
-    assert figures.class_counts([{"name": "B"}]) is None
+    assert figures.class_counts([{"name": "B"}], SUPERCLASSES) is None
 
 
 def test_a_hundred_sites_still_fit() -> None:
     told = dict.fromkeys(SUPERCLASSES, 7)
-    figure = figures.class_counts([{"name": f"site {i}", "classes": told} for i in range(100)])
+    figure = figures.class_counts([{"name": f"site {i}", "classes": told} for i in range(100)], SUPERCLASSES)
     assert figure is not None
     assert figure.get_figheight() < 10
     assert words(inline_svg(figure, "x", "counts")) == list(SUPERCLASSES)

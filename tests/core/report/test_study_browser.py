@@ -13,12 +13,12 @@ from served_folder import ServedFolder
 from core.report.study_page import write_study_report
 
 BROWSED = {
-    "compare": lambda: (made_study(), 3),  # dots, forest, hospitals
+    "compare": lambda: (made_study(baselines=True), 3),  # dots, forest, hospitals
     "privacy-curve": lambda: (
         made_study("privacy-curve", epsilons=(0.5, 1.0, 2.0, 4.0, 16.0, None), units=("patient", "record"), audits=(1.0,)),
         2,  # curve and hospitals: as many arms and differences as these are in the tables alone
     ),
-    "low-data": lambda: (made_study("low-data", patients=(10, 20, 40, 80, None)), 2),
+    "low-data": lambda: (made_study("low-data", patients=(10, 20, 40, 80, None), baselines=True), 2),
     "unfinished": lambda: (unfinished_study(kind="privacy-curve", epsilons=(1.0, 8.0, None)), 4),
     "hostile": lambda: (hostile_study(), 2),
 }  # fmt: skip

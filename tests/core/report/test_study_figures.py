@@ -105,6 +105,20 @@ def test_audits_are_drawn_below_the_line_of_the_claim() -> None:
     assert len(panels(privacy_curve(study_from(told), audit=False))) == 1
 
 
+def test_baselines_have_no_line_against_epsilon_and_one_against_patients() -> None:
+    def lines(figure: Figure | None) -> set[str]:
+        return {str(line.get_label()) for axes in panels(figure) for line in axes.lines if "," in str(line.get_label())}
+
+    networks = {f"{topology}, scratch" for topology in ("centralized", "federated")}
+    choices: dict[str, Any] = {
+        "topologies": ("centralized", "federated"), "starts": ("scratch",), "baselines": True,
+    }  # fmt: skip
+    assert lines(privacy_curve(study_from(curve_study(**choices)))) == networks
+    low = made_study("low-data", patients=(10, 40, None), epsilons=(None,), **choices)
+    baselines = {"centralized, majority", "centralized, logistic", "federated, logistic", "centralized, boosting"}
+    assert lines(low_data_curve(study_from(low))) == networks | baselines
+
+
 def test_one_epsilon_is_no_curve() -> None:
     assert privacy_curve(study_from(made_study(epsilons=(8.0, None)))) is None
     assert low_data_curve(study_from(made_study())) is None

@@ -132,6 +132,43 @@ def test_a_cell_of_the_headline_table_shows_mean_interval_and_where_each_seed_li
     assert table["scale"] == ["0.600", "1.000"]
 
 
+def test_what_hospitals_reach_on_their_own_records_stands_in_the_headline_table() -> None:
+    told = made_study(**SMALL)
+    group(told, topology="federated", epsilon=8.0)["own"] = 0.8125
+    group(told, topology="centralized", epsilon=8.0)["own"] = None
+    cells = study_tables.headline(study_from(told))["rows"][1]["cells"]
+    assert [cell["own"] for cell in cells] == ["", "0.812"]
+    html = words(page(told))
+    assert "on own records 0.812" in html
+    assert "scored by the model that it would use (its own where it has one, else that of all)" in html
+    for row in told["groups"]:
+        row.pop("own", None)
+    assert "own records" not in words(page(told)).split("Macro AUROC by site")[0]
+
+
+def test_baselines_are_told_apart_and_promise_nothing() -> None:
+    told = made_study(baselines=True)
+    for row in told["groups"]:
+        set_score(row, 0.7)
+    # Better than all networks, and yet no network.
+    set_score(group(told, start="boosting"), 0.951, [0.93, 0.97])
+    said = words(page(told))
+    assert "Best baseline, without a network 0.951 0.930–0.970 · boosting, not private" in said
+    assert "centralized training without privacy (scratch) reaches 0.700" in said
+    assert "Majority, logistic and boosting have no network" in said
+    assert "Arms that are not private, baselines among them, promise nothing." in said
+    headline = {row["label"]: row for row in study_tables.headline(study_from(told))["rows"]}
+    assert headline["boosting"]["remark"].replace("\u00a0", " ") == "not private"
+    assert [cell["value"] for cell in headline["logistic"]["cells"]] == ["0.700", "0.700", "–"]
+    arms = [row["cells"] for row in study_tables.arms(study_from(told))["rows"] if "boosting" in row["cells"][0]]
+    assert len(arms) == 3
+    assert {cells[4] for cells in arms} == {"no bound"}
+
+
+def test_a_study_without_baselines_says_nothing_of_them() -> None:
+    assert "aseline" not in words(page(made_study()))
+
+
 def test_a_combination_that_was_not_studied_is_a_dash() -> None:
     told = made_study(**SMALL)
     told["groups"] = [row for row in told["groups"] if (row["topology"], row["epsilon"]) != ("federated", None)]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from core.ecg.dataset import EcgDataset
-from core.ecg.importing import merge
+from core.ecg.merging import merge
 from core.errors import ConfigError, DataError
 from core.synthetic import writing
 from core.synthetic.morphology import MORPHOLOGIES

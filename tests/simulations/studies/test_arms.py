@@ -69,6 +69,74 @@ class TestArms:
         assert len({config_of(study, arm).to_toml() for arm in arms}) == len(arms)
 
 
+class TestBaselines:
+    def test_each_stands_once_a_seed_and_logistic_as_a_federation_too(self):
+        study = study_of(seeds=[0, 1], baselines=["majority", "logistic", "boosting"], starts={"scratch": []})
+        arms = [arm for arm in arms_of(study) if arm.group.baseline]
+        assert [(arm.seed, arm.group.words) for arm in arms] == [
+            (seed, f"{words}, not private")
+            for seed in (0, 1)
+            for words in (
+                "centralized, majority", "centralized, logistic", "federated, logistic", "centralized, boosting",
+            )
+        ]  # fmt: skip
+        assert len({arm.name for arm in arms_of(study)}) == len(arms_of(study))
+
+    def test_they_learn_from_the_hospitals_and_records_of_the_networks(self):
+        study = study_of(
+            baselines=["logistic"], starts={"scratch": []}, epsilons=["inf"], patients=[25], variants={"": [], "prox": []},
+            when=[{"epsilon": "inf", "set": ["finetune.batch_size=8"]}],
+        )  # fmt: skip
+        for topology in ("centralized", "federated"):
+            network, baseline = (
+                config_of(study, chosen(study, topology=topology, start=start, variant=""))
+                for start in ("scratch", "logistic")
+            )
+            # The size of a batch as well: a hospital must have records enough for one.
+            assert network == baseline
+
+    def test_a_network_without_privacy_is_held_against_the_strongest_of_its_topology(self):
+        study = study_of(baselines=["majority", "logistic", "boosting"], variants={"": [], "prox": []})
+        pairs = [(kind, one.words, other.words) for kind, one, other in comparisons(groups_of(study)) if other.baseline]
+        assert pairs == [
+            (f"{start} - {baseline}", f"{topology}, {start}, not private", f"{topology}, {baseline}, not private")
+            for topology, baseline in (("centralized", "boosting"), ("federated", "logistic"))
+            for start in ("scratch", "transferred")
+        ]  # fmt: skip
+        assert not [one for _, one, _ in comparisons(groups_of(study)) if one.baseline]
+
+
+class TestOwnModels:
+    """Arms whose hospitals end with models of their own."""
+
+    TOPOLOGIES = ("federated", "personal", "fine-tuned")
+
+    def test_they_are_the_federated_arm_but_for_what_stays_at_home(self):
+        study = study_of(topologies=list(self.TOPOLOGIES), own_rounds=2)
+        federated, personal, alone = (
+            config_of(study, chosen(study, topology=topology)).model_dump() for topology in self.TOPOLOGIES
+        )
+        assert personal["federation"].pop("personal") == "head"
+        assert alone["federation"].pop("own_rounds") == 2
+        assert (federated["federation"].pop("personal"), federated["federation"].pop("own_rounds")) == ("none", 0)
+        assert (alone["federation"].pop("personal"), personal["federation"].pop("own_rounds")) == ("none", 0)
+        assert federated == personal == alone
+
+    def test_they_are_compared_with_the_common_model(self):
+        study = study_of(topologies=list(self.TOPOLOGIES), starts={"scratch": []}, epsilons=["inf"])
+        assert [kind for kind, _, _ in comparisons(groups_of(study))] == [
+            "personal - federated", "fine-tuned - federated",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("topology", ["centralized", "local"])
+    def test_an_experiment_with_own_models_does_not_spoil_arms_that_cannot_have_them(self, topology):
+        experiment = with_overrides(ExperimentConfig(), ["federation.personal=head", "federation.own_rounds=1"])
+        study = Study("compare", StudySettings.model_validate({"topologies": [topology]}), experiment)
+        federation = config_of(study, arms_of(study)[0]).federation
+        assert (federation.personal, federation.own_rounds) == ("none", 0)
+        with_overrides(experiment, backbone_settings(study, "transferred", 0))
+
+
 class TestSettings:
     def test_a_centralized_arm_pools_the_very_hospitals_of_the_federated_one(self):
         study = study_of()

@@ -99,6 +99,23 @@ def test_how_records_are_spread_changes_nothing():
     np.testing.assert_allclose(spread, alone, atol=1e-7)
 
 
+def test_what_moves_is_counted_by_site():
+    table, labels = made_up(150)
+    sizes = {}
+    for sites in (1, 3):
+        moved = []
+        parts = [np.arange(120) % sites == site for site in range(sites)]
+        federated_logistic([table[:120][p] for p in parts], [labels[:120][p] for p in parts], table[120:], moved.append)
+        sizes[sites] = moved
+    # 8 bytes each: for every feature a count, a sum, a square, and mean and deviation back; records, and those of 5 classes.
+    assert sizes[3][0] == 3 * 8 * (5 * len(FEATURES) + 1 + 5)
+    # Weights of the intercept, each feature, and whether 3 of them are known; then loss, gradient and Hessian.
+    width = 1 + len(FEATURES) + 3
+    assert set(sizes[3][1:]) == {3 * 8 * (width + 1 + width + width**2)}
+    # The same steps, however the records are spread, over the 5 classes.
+    assert 10 <= len(sizes[1]) == len(sizes[3]) <= 5 * 50
+
+
 def test_separable_classes_end_at_finite_weights():
     table, labels = made_up(80)
     labels[:, 0] = table["qrs"] > 100

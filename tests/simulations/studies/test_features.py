@@ -6,6 +6,7 @@ import pytest
 from core.ecg.dataset import DatasetInfo, EcgDataset
 from core.ecg.leads import LEADS
 from core.ecg.preprocessing import normalise
+from core.errors import DataError
 from core.synthetic.hospitals import simulated_hospitals
 from core.synthetic.recipe import Recipe, generate, to_int16
 from simulations.studies import features as measuring
@@ -120,6 +121,43 @@ class TestWhatIsKept:
         # Text in between: every digit is kept.
         assert first.equals(again)
         assert told == [2]
+
+    def test_a_measuring_that_was_ended_goes_on_where_it_was(self, hearts, tmp_path, monkeypatch):
+        dataset = set_of(hearts[0][:5])
+        whole = features(dataset, tmp_path / "alone")
+        monkeypatch.setattr(measuring, "_BLOCK", 2)
+        rows = []
+
+        def measure(leads, rate, proportional):
+            if len(rows) == 3:
+                raise KeyboardInterrupt
+            rows.append(measure_record(leads, rate, proportional=proportional))
+            return rows[-1]
+
+        monkeypatch.setattr(measuring, "measure_record", measure)
+        with pytest.raises(KeyboardInterrupt):
+            features(dataset, tmp_path / "ended")
+        monkeypatch.setattr(measuring, "measure_record", measure_record)
+        told = []
+        # The block of two that was whole is kept, of the second only begun.
+        assert features(dataset, tmp_path / "ended", progress=told.append).equals(whole)
+        assert told == [2, 1, 1, 1]
+        assert len(list((tmp_path / "ended").iterdir())) == 1
+
+    @pytest.mark.parametrize("content", [b"", b"\x93NUMPY torn", b"PK\x03\x04"])
+    def test_a_damaged_beginning_is_measured_anew(self, hearts, tmp_path, content):
+        dataset = set_of(hearts[0][:2])
+        first = features(dataset, tmp_path)
+        (kept,) = tmp_path.iterdir()
+        kept.unlink()
+        kept.with_suffix(".begun.npy").write_bytes(content)
+        assert features(dataset, tmp_path).equals(first)
+
+    def test_a_place_that_is_no_folder_is_told_before_anything_is_measured(self, hearts, tmp_path, monkeypatch):
+        monkeypatch.setattr(measuring, "measure_record", lambda *_, **__: pytest.fail("measured"))
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(DataError, match=r"the features cannot be written to .*file \(.*\); give a folder"):
+            features(set_of(hearts[0][:2]), tmp_path / "file")
 
     def test_another_set_is_measured_on_its_own(self, hearts, tmp_path):
         one, other = (features(set_of(hearts[0][rows]), tmp_path) for rows in (slice(0, 2), slice(2, 4)))

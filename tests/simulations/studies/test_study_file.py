@@ -38,6 +38,13 @@ class TestDefaults:
         assert load_study(path, "low-data", []).settings.epsilons == ("inf",)
         assert load_study(path, "low-data", []).settings.seeds == (7,)
 
+    def test_baselines_are_the_comparisons_alone_unless_the_file_says_so(self, tmp_path):
+        found = {kind: load_study(written(tmp_path), kind, []).settings.baselines for kind in DEFAULTS}
+        assert found == {"compare": ("majority", "logistic", "boosting"), "privacy-curve": (), "low-data": ()}
+        assert load_study(written(tmp_path), "compare", ["study.baselines=[]"]).settings.baselines == ()
+        said = written(tmp_path, "[study]\nbaselines = ['boosting']\n")
+        assert load_study(said, "low-data", []).settings.baselines == ("boosting",)
+
     def test_set_changes_the_experiment_and_the_study(self, tmp_path):
         study = load_study(written(tmp_path), "compare", ["finetune.rounds=3", "study.seeds=[5]", "study.title=Ours"])
         assert study.experiment.finetune.rounds == 3
@@ -62,6 +69,8 @@ class TestBadInput:
             ("[study]\nstarts = {}\n", "an entry each"),
             ("[study]\nstarts = {'../up' = []}\n", "cannot name a folder"),
             ("[study.starts]\nscratch = ['height']\n", r"study\.starts\.scratch\.0"),
+            ("[study]\nbaselines = ['forest']\n", r"study\.baselines\.0"),
+            ("[study.starts]\nscratch = []\nboosting = ['hr']\n", "'boosting', which is a baseline"),
             ("[[study.when]]\nstart = 'warm'\nset = ['finetune.rounds=1']\n", "names the start 'warm'"),
             ("[[study.when]]\nset = ['finetune.laps=1']\n", "laps"),
             ("[study.variants]\nlong = ['finetune.rounds=many']\n", r"finetune\.rounds"),

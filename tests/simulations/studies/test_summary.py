@@ -8,7 +8,9 @@ import pytest
 
 from simulations.studies.arms import Arm, Group
 from simulations.studies.comparing import Measures
-from simulations.studies.summary import Ended, compared, write_study
+from simulations.studies.study_cli import lines_of
+from simulations.studies.study_json import write_study
+from simulations.studies.summary import Ended, compared, own_areas
 
 REPLICATES = 40
 
@@ -19,10 +21,16 @@ def ended(topology: str, seed: int, auroc: float, site: int | None = None, start
     areas = np.concatenate([np.full((1, 5), auroc), auroc + moves + np.zeros((1, 5))])
     arm = Arm(Group(topology, start), seed, site)
     row = {
-        "name": arm.name, "seed": seed, "delta": None, "status": "done", "by_site": {"site-0": auroc}, "interval": None,
+        "name": arm.name, "seed": seed, "delta": None, "status": "done", "interval": None,
+        "site": None if site is None else f"site-{site}", "by_site": {"site-0": auroc, "site-1": auroc - 0.1}, "own": auroc,
         "auroc": auroc, "auprc": 0.5, "f1": None, "seconds": 2.0, "bytes": 100, "records_seen": 10, "settings": {},
     }  # fmt: skip
     return Ended(arm, row, Measures(areas, areas, np.full(5, np.nan), {}))
+
+
+def mean_or_none(values):
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def found(arms, sites=None):
@@ -64,6 +72,64 @@ def test_a_difference_is_over_the_seeds_that_both_have_and_its_interval_is_paire
     # Both moved alike in every replicate.
     assert row["interval"] == pytest.approx((0.05, 0.05))
     assert row["p"] == pytest.approx(2 / (REPLICATES + 1))
+
+
+class TestOwnRecords:
+    """Each hospital's own records, scored by the model that it would use."""
+
+    def of(self, arms, by_site):
+        for arm, areas in zip(arms, by_site, strict=True):
+            arm.row["by_site"] = areas
+            arm.row["own"] = mean_or_none(list(own_areas(arm.row).values()))
+        (group,) = compared(arms, {0: 2, 1: 2})["groups"]
+        return group
+
+    def test_a_common_model_is_measured_on_every_hospital(self):
+        arms = [ended("federated", seed, 0.8) for seed in (0, 1)]
+        group = self.of(arms, [{"site-0": 0.9, "site-1": 0.7}, {"site-0": 0.8, "site-1": 0.4}])
+        # (0.9 + 0.7) / 2 = 0.8 and (0.8 + 0.4) / 2 = 0.6.
+        assert group["own"] == pytest.approx(0.7)
+        assert group["by_site"] == pytest.approx({"site-0": 0.85, "site-1": 0.55})
+
+    def test_a_model_of_one_hospital_is_measured_there_alone(self):
+        arms = [ended("local", seed, 0.8, site) for seed in (0, 1) for site in (0, 1)]
+        others = {"site-0": 0.1, "site-1": 0.2}
+        group = self.of(
+            arms, [{**others, f"site-{arm.arm.site}": own} for arm, own in zip(arms, (0.9, 0.7, 0.8, 0.4), strict=True)]
+        )
+        assert group["own"] == pytest.approx(0.7)
+        assert group["by_site"] == pytest.approx({"site-0": 0.85, "site-1": 0.55})
+        # The groups' areas are on the records of all.
+        assert group["auroc"] == pytest.approx(0.8)
+
+    def test_a_hospital_where_no_class_can_be_measured_is_left_out(self):
+        arms = [ended("local", seed, 0.8, site) for seed in (0, 1) for site in (0, 1)]
+        group = self.of(arms, [{"site-0": 0.9}, {"site-1": None}, {"site-0": None}, {"site-1": None}])
+        assert group["own"] == pytest.approx(0.9)
+        assert group["by_site"] == {"site-0": 0.9, "site-1": None}
+        assert self.of([ended("federated", 0, 0.8)], [{"site-0": None}])["own"] is None
+
+
+def test_test_records_of_which_no_class_can_be_measured_give_no_number_and_no_difference(tmp_path):
+    arms = [ended("federated", 0, np.nan), ended("centralized", 0, np.nan)]
+    for arm in arms:
+        arm.row.update(auroc=None, own=None, by_site={})
+    summary = compared(arms, {0: 2})
+    told = [(group["values"], group["auroc"], group["interval"]) for group in summary["groups"]]
+    assert told == [([None], None, None)] * 2
+    assert summary["differences"] == []
+    write_study(summary, tmp_path)
+    assert "macro AUROC –" in lines_of({**summary, "notes": []})[0]
+
+
+class TestBaselines:
+    def test_their_groups_are_marked_and_no_other(self):
+        groups, differences = found([ended("centralized", 0, 0.8), ended("centralized", 0, 0.7, start="boosting")])
+        assert {start: row["baseline"] for (_, start), row in groups.items()} == {"scratch": False, "boosting": True}
+        (row,) = differences
+        assert row["kind"] == "scratch - boosting"
+        assert (row["of"]["baseline"], row["against"]["baseline"]) == (False, True)
+        assert row["difference"] == pytest.approx(0.1)
 
 
 def test_the_tables_hold_what_the_json_holds(tmp_path):

@@ -44,6 +44,7 @@ device = "cpu"
 bootstrap = 0
 examples = 0
 [study]
+baselines = []
 replicates = 100
 """
 
@@ -131,6 +132,51 @@ def test_an_arm_that_cannot_run_is_reported_while_the_others_go_on(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
         "arms.csv", "differences.csv", "by_class.csv", "by_site.csv",
     }  # fmt: skip
+
+
+def test_baselines_stand_beside_the_networks_and_one_that_fails_is_reported(tmp_path):
+    text = 'seeds = [0]\ntopologies = ["local"]\nepsilons = ["inf"]\nstarts = {scratch = []}\n'
+    config, out = written(tmp_path, text), tmp_path / "out"
+    words = ("compare", config, "--out", out, "--jobs", "2")
+    assert cardiofed(*words).code == 0
+    # An earlier release knew no baselines: with this one the study goes on, and they are carried out as well.
+    (out / "study.toml").write_text(without_line(out / "study.toml", "baselines"))
+    (out / "features").write_text("in the way")
+    ended = cardiofed(*words, "--set", 'study.baselines=["majority", "logistic", "boosting"]')
+    assert (ended.code, ended.err.count("failed: the features cannot be written to")) == (1, 3)
+    study = json.loads((out / "study.json").read_text())
+    status = {(row["topology"], row["start"]): row["status"] for row in study["arms"] if row["baseline"]}
+    assert status == {
+        ("centralized", "majority"): "done", ("centralized", "logistic"): "failed", ("federated", "logistic"): "failed",
+        ("centralized", "boosting"): "failed",
+    }  # fmt: skip
+    assert "the features cannot be written to" in (out / "report.html").read_text()
+    (out / "features").unlink()
+    ended = cardiofed(*words, "--set", 'study.baselines=["majority", "logistic", "boosting"]')
+    assert ended.code == 0, ended.err
+    assert "measure records: 100 %" in ended.err
+    study = json.loads((out / "study.json").read_text())
+    groups = {(row["topology"], row["start"]): row for row in study["groups"]}
+    assert study["status"] == "done"
+    assert len(groups) == 5
+    assert groups["centralized", "majority"]["values"] == [0.5]
+    assert groups["centralized", "logistic"]["auroc"] == pytest.approx(
+        groups["federated", "logistic"]["auroc"], abs=0.05
+    )
+    assert groups["federated", "logistic"]["bytes"] > 0 == groups["centralized", "logistic"]["bytes"]
+    assert groups["centralized", "boosting"]["records_seen"] == sum(
+        site["records"] for site in study["hospitals"][0]["sites"]
+    )
+    assert all(row["own"] is not None and row["epsilon"] is None for row in groups.values())
+    assert any(note.startswith("NeuroKit2 found no beats in") for note in study["notes"])
+    assert len(list((out / "features").iterdir())) == 1
+
+
+def without_line(path: Path, key: str) -> str:
+    lines = path.read_text().splitlines(keepends=True)
+    left = [line for line in lines if not line.startswith(f"{key} = ")]
+    assert len(left) == len(lines) - 1
+    return "".join(left)
 
 
 def test_another_study_does_not_go_into_the_same_folder(tmp_path):

@@ -1,0 +1,1 @@
+"""The preflight: what is wrong with an imported set, found before anything is trained on it."""

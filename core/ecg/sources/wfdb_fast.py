@@ -1,0 +1,55 @@
+"""The samples of the simplest and commonest WFDB record: format 16, all leads interleaved in one file.
+
+PTB-XL, LUDB, MIMIC-IV-ECG and the PhysioNet/CinC challenges (24 bytes into a MATLAB file) are of this kind. Reading it
+here takes a tenth of the time that wfdb takes, which checks and serves every kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.ecg.sources.wfdb_header import Header
+
+INVALID = -32_768
+"""What format 16 writes where it has no sample."""
+
+
+def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
+    """Read the samples of a record whose header is read.
+
+    Parameters
+    ----------
+    folder
+        That of the header.
+    header
+        As :func:`core.ecg.sources.wfdb_header.read_header` gives it.
+
+    Returns
+    -------
+    ndarray or None
+        (leads, samples) in steps, :data:`INVALID` where there is none. None where the record is of another kind, or its
+        file is missing or too short: wfdb then reads it, or says what is wrong.
+    """
+    first = header.leads[0]
+    shape = (first.file, first.byte_offset)
+    simple = all(
+        (lead.file, lead.byte_offset) == shape and (lead.format, lead.samples_per_frame, lead.skew) == (16, 1, 0)
+        for lead in header.leads
+    )
+    # A name with a folder in it would leave the record's own.
+    if not simple or header.samples is None or Path(first.file).name != first.file:
+        return None
+    count = header.samples * len(header.leads)
+    try:
+        with open(folder / first.file, "rb", buffering=0) as file:
+            file.seek(first.byte_offset)
+            content = file.read(2 * count)
+    except OSError:
+        return None
+    if len(content) < 2 * count:
+        return None
+    samples = np.frombuffer(content, dtype="<i2")
+    return np.ascontiguousarray(samples.reshape(header.samples, len(header.leads)).T)

@@ -1,0 +1,249 @@
+"""The header of a WFDB record (``header(5)`` of the WFDB manual), read strictly: it alone says what a sample is in mV.
+
+wfdb's own reader takes what its pattern matches and fills in the rest: a gain that it cannot read, or that is 0, becomes
+200 without a word. Here such a header is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.ecg.sources.units import millivolt_per
+from core.errors import DataError
+
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
+_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?")
+_RATE = re.compile(r"(\d+\.?\d*|\.\d+)(?:/\S*)?")
+_WHOLE = re.compile(r"[-+]?\d+")
+
+
+@dataclass(frozen=True)
+class Lead:
+    """One signal line of a header.
+
+    Attributes
+    ----------
+    file
+        Name of its signal file, in the header's folder.
+    format
+        Storage format, such as 16 or 212.
+    samples_per_frame, skew, byte_offset
+        1, 0 and 0 in nearly every ECG.
+    gain
+        Steps a unit, above 0.
+    baseline
+        The step that is 0 of the unit.
+    unit
+        As written, such as ``"mV"``.
+    initial, checksum
+        First sample, and the sum of all modulo 65536; None where the line ends before.
+    name
+        The description, empty where there is none.
+    """
+
+    file: str
+    format: int
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    unit: str
+    initial: int | None
+    checksum: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says.
+
+    Attributes
+    ----------
+    record
+        The name that the header gives itself.
+    rate
+        Hz.
+    samples
+        Length of every lead, or None where the header does not say.
+    leads
+        One a signal line.
+    comments
+        Lines that begin with ``#``, without it.
+    """
+
+    record: str
+    rate: int
+    samples: int | None
+    leads: tuple[Lead, ...]
+    comments: tuple[str, ...]
+
+    def said(self) -> dict[str, str]:
+        """What comments like ``#Age: 56`` say, keys in lower case; the first of a key counts."""
+        pairs = [comment.partition(":") for comment in self.comments]
+        return {key.strip().casefold(): text.strip() for key, colon, text in reversed(pairs) if colon}
+
+
+def read_header(path: Path, record: str) -> Header:
+    """Read a header file.
+
+    Parameters
+    ----------
+    path
+        The ``.hea`` file.
+    record
+        What to call it in an error.
+
+    Raises
+    ------
+    DataError
+        The file is missing or malformed, the record has several segments, or a lead has no gain.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"record {record}: {path} is missing; restore it or leave the record out") from None
+    except OSError as error:
+        raise DataError(f"record {record}: {path} cannot be read ({error.strerror}); mend that") from None
+    lines = [line.strip() for line in _text(content).splitlines()]
+    comments = tuple(line[1:].strip() for line in lines if line.startswith("#"))
+    said = [line for line in lines if line and not line.startswith("#")]
+    if not said:
+        raise _malformed(path, record, "it says nothing")
+    name, leads, rate, samples = _record_line(said[0], path, record)
+    if len(said) - 1 < leads:
+        raise _malformed(path, record, f"it announces {leads} leads and describes {len(said) - 1}")
+    return Header(
+        record=name,
+        rate=rate,
+        samples=samples,
+        leads=tuple(_signal_line(line, path, record) for line in said[1 : leads + 1]),
+        comments=comments,
+    )
+
+
+def to_millivolt(digital: NDArray[Any], header: Header, record: str) -> NDArray[np.float64]:
+    """Scale samples (leads, samples) as the header says: ``(sample - baseline) / gain``, in millivolt.
+
+    Raises
+    ------
+    DataError
+        The unit of a lead is no voltage.
+    """
+    gain = np.array([lead.gain for lead in header.leads])
+    baseline = np.array([lead.baseline for lead in header.leads], dtype=np.float64)
+    factor = np.array([millivolt_per(lead.unit, record) for lead in header.leads])
+    # In this order, as wfdb does, so that either way of reading gives the same bits; in place, each lead in one piece, and
+    # nothing done that changes nothing: an import spends a good part of its time here.
+    signal = np.ascontiguousarray(digital).astype(np.float64)
+    if baseline.any():
+        signal -= baseline[:, None]
+    signal /= gain[:, None]
+    if (factor != 1).any():
+        signal *= factor[:, None]
+    return signal
+
+
+def check_sums(digital: NDArray[Any], header: Header, path: Path, record: str) -> None:
+    """Raise where the samples (leads, samples) of a lead do not add up to the header's checksum.
+
+    It tells a damaged file, and one in another format or of another record, from a good one. 0 counts as not filled in.
+
+    Raises
+    ------
+    DataError
+        A sum differs.
+    """
+    # In 16 bits the sum wraps as the checksum does, and takes no wider copy.
+    sums = digital.sum(axis=1, dtype=np.int16 if digital.dtype == np.int16 else np.int64).tolist()
+    for lead, total in zip(header.leads, sums, strict=True):
+        if lead.checksum and (total - lead.checksum) % 65536:
+            raise DataError(
+                f"record {record}: the samples of lead {lead.name or '?'} do not add up to the checksum in {path}, so they "
+                "are damaged or of another record; restore the record or leave it out"
+            )
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _malformed(path: Path, record: str, why: str) -> DataError:
+    return DataError(f"record {record}: {path} is truncated or malformed ({why}); restore it or leave the record out")
+
+
+def _record_line(line: str, path: Path, record: str) -> tuple[str, int, int, int | None]:
+    fields = line.split()
+    name, slash, segments = fields[0].partition("/")
+    if slash and segments != "1":
+        raise DataError(f"record {record}: {path} joins several segments; cut out one of 10 s, or leave the record out")
+    if len(fields) < 2 or not fields[1].isascii() or not fields[1].isdigit():
+        raise _malformed(path, record, f"its first line is {line[:40]!r}")
+    if int(fields[1]) == 0:
+        raise DataError(f"record {record}: {path} describes no signal; restore it or leave the record out")
+    # 250 Hz is what the format takes where no rate stands; an ECG of an unknown rate is of no use.
+    rate = _RATE.fullmatch(fields[2]) if len(fields) > 2 else None
+    if rate is None:
+        raise _malformed(path, record, "it has no sampling rate")
+    if not 0 < float(rate[1]) < 1e6 or float(rate[1]) != int(float(rate[1])):
+        raise DataError(f"record {record} has a rate of {rate[1]} Hz; only whole positive rates can be read")
+    samples = None
+    if len(fields) > 3:
+        if not _WHOLE.fullmatch(fields[3]):
+            raise _malformed(path, record, f"its length is {fields[3][:20]!r}")
+        # 0 stands for unknown.
+        samples = int(fields[3]) or None
+    return name, int(fields[1]), int(float(rate[1])), samples
+
+
+@lru_cache(maxsize=256)
+def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Match a whole field; kept, since the leads of a data set are mostly alike."""
+    return pattern.fullmatch(text)
+
+
+def _signal_line(line: str, path: Path, record: str) -> Lead:
+    fields = line.split(maxsplit=8)
+    shape = _matched(_FORMAT, fields[1]) if len(fields) > 1 else None
+    if shape is None:
+        raise _malformed(path, record, f"a line is {line[:40]!r}")
+    where = fields[8] if len(fields) > 8 else fields[0]
+    scale = _matched(_GAIN, fields[2]) if len(fields) > 2 else None
+    if len(fields) > 2 and scale is None:
+        raise _malformed(path, record, f"the gain of {where} is {fields[2][:20]!r}")
+    gain = float(scale[1]) if scale else 0.0
+    if not 0 < gain < np.inf:
+        raise DataError(
+            f"record {record}: {path} gives {where} a gain of {gain:g}, so its amplitude is unknown; write the steps a mV "
+            "there, or leave the record out"
+        )
+    numbers: list[int | None] = [None] * 5
+    for place, text in enumerate(fields[3:8]):
+        if not _WHOLE.fullmatch(text) or len(text) > 12:
+            raise _malformed(path, record, f"{where} has {text[:20]!r} where a whole number stands")
+        numbers[place] = int(text)
+    _, zero, initial, checksum, _ = numbers
+    baseline = scale[2] if scale else None
+    return Lead(
+        file=fields[0],
+        format=int(shape[1]),
+        samples_per_frame=int(shape[2] or 1),
+        skew=int(shape[3] or 0),
+        byte_offset=int(shape[4] or 0),
+        gain=gain,
+        baseline=int(baseline) if baseline is not None else zero or 0,
+        unit=(scale[3] if scale else None) or "mV",
+        initial=initial,
+        checksum=checksum,
+        name=fields[8].strip() if len(fields) > 8 else "",
+    )
