@@ -287,6 +287,8 @@ def encode(signals: NDArray[Any], normalisation: str) -> tuple[NDArray[Any], flo
         return np.asarray(signals).astype(np.float16), 1.0, 0
     microvolt = np.rint(np.asarray(signals) / MILLIVOLT_PER_LSB)
     limits = np.iinfo(np.int16)
+    if microvolt.size and limits.min <= microvolt.min() and microvolt.max() <= limits.max:
+        return microvolt.astype(np.int16), MILLIVOLT_PER_LSB, 0
     clipped = int(np.count_nonzero((microvolt < limits.min) | (microvolt > limits.max)))
     return np.clip(microvolt, limits.min, limits.max).astype(np.int16), MILLIVOLT_PER_LSB, clipped
 

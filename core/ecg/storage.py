@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -67,9 +66,7 @@ class SignalFile:
 
     def abandon(self) -> None:
         """Close without completing."""
-        # What could not be written to a full disk cannot be written now either.
-        with contextlib.suppress(OSError):
-            self._file.close()
+        self._file.close()
 
     def _write_header(self, rows: int) -> None:
         self._file.seek(0)

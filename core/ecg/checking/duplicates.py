@@ -19,8 +19,9 @@ most alike come to 0.75, and copies with another gain, a shift and 20 uV of nois
 
 MOST_SHIFT_SECONDS = 0.5
 
-SYSTEMATIC = 0.01
-"""Share of records whose signal stands under several patients from which names are no patients, and not one mistake."""
+SYSTEMATIC, MISTAKES = 0.01, 2
+"""Share of records whose signal stands under several patients from which names are no patients; and how many signals are a
+slip of somebody's, however small the set."""
 
 _ALIKE = 0.93
 """Cosine of two traces from which the signals themselves are compared."""
@@ -58,7 +59,7 @@ def _told(dataset: EcgDataset, groups: Groups, folds: Folds, check: str, said: s
         across = sum(folds.are_split(fold[group]) for group in of_several)
         if across:
             told += f"; {across} to train and to test on"
-        wrong = across > 0 or len(rows) >= SYSTEMATIC * len(dataset)
+        wrong = across > 0 or (len(of_several) > MISTAKES and len(rows) >= SYSTEMATIC * len(dataset))
         yield about(check, "error" if wrong else "warning", told, mend, names, rows)
     if of_one:
         told = f"{_there(of_one)} {said} for the same patient, such as record {names[of_one[0][0]]}"

@@ -41,12 +41,14 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
     place = stem.with_name(stem.name + ".hea")
     header = read_header(place, name)
     simple = read_format16(place.parent, header)
-    digital, invalid = _read_any(stem, header, place, name) if simple is None else (simple, simple == INVALID)
+    digital, invalid = (simple, None) if simple is not None else _read_any(stem, header, place, name)
+    if simple is not None and simple.size and simple.min() == INVALID:
+        invalid = simple == INVALID
     # A lead with several samples a frame is averaged, a skewed one is moved: their sums are not those of the file.
     if all(lead.samples_per_frame == 1 and lead.skew == 0 for lead in header.leads):
         check_sums(digital, header, place, name)
     signal = to_millivolt(digital, header, name)
-    if invalid.any():
+    if invalid is not None:
         signal[invalid] = np.nan
     return Recording(signal=signal, leads=tuple(lead.name for lead in header.leads), rate=header.rate)
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from core.ecg.sources.units import millivolt_per
 from core.errors import DataError
 
-_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
-_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?")
+# With bounds: Python makes no number of thousands of digits.
+_FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,18}))?")
+_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,18})\))?(?:/(\S+))?")
 _RATE = re.compile(r"(\d+\.?\d*|\.\d+)(?:/\S*)?")
-_WHOLE = re.compile(r"[-+]?\d+")
+_WHOLE = re.compile(r"[-+]?\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _record_line(line: str, path: Path, record: str) -> tuple[str, int, int, int
     name, slash, segments = fields[0].partition("/")
     if slash and segments != "1":
         raise DataError(f"record {record}: {path} joins several segments; cut out one of 10 s, or leave the record out")
-    if len(fields) < 2 or not fields[1].isascii() or not fields[1].isdigit():
+    if len(fields) < 2 or not fields[1].isascii() or not fields[1].isdigit() or len(fields[1]) > 6:
         raise _malformed(path, record, f"its first line is {line[:40]!r}")
     if int(fields[1]) == 0:
         raise DataError(f"record {record}: {path} describes no signal; restore it or leave the record out")
@@ -206,22 +207,31 @@ def _record_line(line: str, path: Path, record: str) -> tuple[str, int, int, int
     return name, int(fields[1]), int(float(rate[1])), samples
 
 
+# Kept, since the leads of a data set are mostly alike, and an import spends a good part of its time here.
 @lru_cache(maxsize=256)
-def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Match a whole field; kept, since the leads of a data set are mostly alike."""
-    return pattern.fullmatch(text)
+def _shape(text: str) -> tuple[int, int, int, int] | None:
+    """Format, samples a frame, skew and byte offset of a field like ``16x1:0+24``."""
+    found = _FORMAT.fullmatch(text)
+    return (int(found[1]), int(found[2] or 1), int(found[3] or 0), int(found[4] or 0)) if found else None
+
+
+@lru_cache(maxsize=256)
+def _scale(text: str) -> tuple[float, int | None, str] | None:
+    """Gain, baseline where it is said, and unit of a field like ``1000.0(0)/mV``."""
+    found = _GAIN.fullmatch(text)
+    return (float(found[1]), int(found[2]) if found[2] else None, found[3] or "mV") if found else None
 
 
 def _signal_line(line: str, path: Path, record: str) -> Lead:
     fields = line.split(maxsplit=8)
-    shape = _matched(_FORMAT, fields[1]) if len(fields) > 1 else None
+    shape = _shape(fields[1]) if len(fields) > 1 else None
     if shape is None:
         raise _malformed(path, record, f"a line is {line[:40]!r}")
     where = fields[8] if len(fields) > 8 else fields[0]
-    scale = _matched(_GAIN, fields[2]) if len(fields) > 2 else None
+    scale = _scale(fields[2]) if len(fields) > 2 else None
     if len(fields) > 2 and scale is None:
         raise _malformed(path, record, f"the gain of {where} is {fields[2][:20]!r}")
-    gain = float(scale[1]) if scale else 0.0
+    gain, baseline, unit = scale or (0.0, None, "mV")
     if not 0 < gain < np.inf:
         raise DataError(
             f"record {record}: {path} gives {where} a gain of {gain:g}, so its amplitude is unknown; write the steps a mV "
@@ -233,16 +243,12 @@ def _signal_line(line: str, path: Path, record: str) -> Lead:
             raise _malformed(path, record, f"{where} has {text[:20]!r} where a whole number stands")
         numbers[place] = int(text)
     _, zero, initial, checksum, _ = numbers
-    baseline = scale[2] if scale else None
     return Lead(
-        file=fields[0],
-        format=int(shape[1]),
-        samples_per_frame=int(shape[2] or 1),
-        skew=int(shape[3] or 0),
-        byte_offset=int(shape[4] or 0),
+        fields[0],
+        *shape,
         gain=gain,
-        baseline=int(baseline) if baseline is not None else zero or 0,
-        unit=(scale[3] if scale else None) or "mV",
+        baseline=baseline if baseline is not None else zero or 0,
+        unit=unit,
         initial=initial,
         checksum=checksum,
         name=fields[8].strip() if len(fields) > 8 else "",

@@ -36,6 +36,7 @@ def fast(header: Path) -> np.ndarray | None:
 )
 def test_a_record_is_what_wfdb_reads_to_the_last_bit(tmp_path, leads, length, gain, seed):
     samples = np.random.default_rng(seed).integers(-32_768, 32_768, (leads, length)).astype(np.int16)
+    samples[-1, ::7] = INVALID
     header = write(tmp_path, samples, "a.dat 16 " + gain + " 16 0 {first} {sum} 0 {name}")
     assert np.array_equal(fast(header), samples)
     read = read_wfdb(header)
