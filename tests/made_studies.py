@@ -182,9 +182,13 @@ def _group(rng: np.random.Generator, key: dict[str, Any], seeds: tuple[int, ...]
         "interval": [round(mean - 0.021, 4), round(mean + 0.019, 4)],
         "own": round(mean + 0.004, 4),
         "by_class": by_class,
-        "by_site": {name: round(mean + float(rng.normal(0, 0.02)), 4) for name in SITES},
+        "by_site": {
+            name: {"auroc": round(mean + float(rng.normal(0, 0.02)), 4), "auprc": 0.5, "micro_f1": 0.6125}
+            for name in SITES
+        },
         "auprc": round(mean - 0.17, 4),
         "f1": round(mean - 0.21, 4),
+        "micro_f1": round(mean - 0.18, 4),
         "seconds": 180.0 * private * (0.6 if scratch else 1.0),
         "bytes": moved,
         "records_seen": 25_000.0,
@@ -214,6 +218,7 @@ def _arms(group: dict[str, Any]) -> list[dict[str, Any]]:
                 "interval": [value - 0.025, value + 0.023],
                 "auprc": group["auprc"],
                 "f1": group["f1"],
+                "micro_f1": group["micro_f1"],
                 "by_class": group["by_class"],
                 "by_site": group["by_site"],
                 "epsilon_spent": group["epsilon"] and group["epsilon"] - 0.004,

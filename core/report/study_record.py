@@ -46,6 +46,15 @@ class Score:
 
 
 @dataclass(frozen=True)
+class SiteScore:
+    """Measures on one site's own test records."""
+
+    auroc: float | None
+    auprc: float | None
+    micro_f1: float | None
+
+
+@dataclass(frozen=True)
 class Measured:
     """What an arm, or the mean of a group, reached and cost; `own` on each hospital's own records."""
 
@@ -53,8 +62,9 @@ class Measured:
     own: float | None
     auprc: float | None
     f1: float | None
+    micro_f1: float | None
     by_class: dict[str, Score]
-    by_site: dict[str, float | None]
+    by_site: dict[str, SiteScore]
     seconds: float | None
     bytes: float | None
     records_seen: float | None
@@ -245,9 +255,18 @@ def _measured(row: Mapping[str, Any]) -> Measured:
             name: Score(finite(_mapping(score).get("auroc")), _interval(_mapping(score).get("interval")))
             for name, score in _mapping(row.get("by_class")).items()
         },
-        by_site={name: finite(value) for name, value in _mapping(row.get("by_site")).items()},
-        **{name: finite(row.get(name)) for name in ("own", "auprc", "f1", "seconds", "bytes", "records_seen")},
+        by_site={name: _site_score(value) for name, value in _mapping(row.get("by_site")).items()},
+        **{name: finite(row.get(name)) for name in _NUMBERS},
     )
+
+
+_NUMBERS = ("own", "auprc", "f1", "micro_f1", "seconds", "bytes", "records_seen")
+
+
+def _site_score(value: Any) -> SiteScore:
+    # Studies of earlier releases say the AUROC alone.
+    told = value if isinstance(value, dict) else {"auroc": value}
+    return SiteScore(*(finite(told.get(name)) for name in ("auroc", "auprc", "micro_f1")))
 
 
 def _clean(value: Any) -> Any:

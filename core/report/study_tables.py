@@ -10,7 +10,7 @@ from typing import Any
 
 from core.report import numbers, study_words
 from core.report.numbers import MISSING, finite
-from core.report.study_record import Group, Key, Score, Study
+from core.report.study_record import Group, Key, Score, SiteScore, Study
 from core.report.study_words import TOPOLOGIES, arms_of, ordered
 
 Table = dict[str, Any]
@@ -62,7 +62,10 @@ def classes(study: Study) -> Table:
 
 
 def sites(study: Study) -> Table:
-    """AUROC of each group on each site's test records; of many sites the least, the median and the greatest."""
+    """AUROC, mean average precision and micro F1 of each group on each site's own test records.
+
+    Of many sites the least, the median and the greatest AUROC.
+    """
     groups = [group for group in ordered(study.groups) if group.measured.by_site]
     unit = study_words.several_units(study)
     names = list(dict.fromkeys(name for group in groups for name in group.measured.by_site))
@@ -70,12 +73,12 @@ def sites(study: Study) -> Table:
     for group in groups:
         told = group.measured.by_site
         if len(names) > _MANY_SITES:
-            known = [value for value in told.values() if value is not None]
+            known = [score.auroc for score in told.values() if score.auroc is not None]
             ends = [min(known), median(known), max(known)] if known else [None] * 3
-            cells = [*map(numbers.score, ends), numbers.count(len(known))]
+            cells = [_plain(text) for text in (*map(numbers.score, ends), numbers.count(len(known)))]
         else:
-            cells = [numbers.score(told.get(name)) for name in names]
-        rows.append([_named(group.key, unit), *map(_plain, cells)])
+            cells = [_of_site(told.get(name)) for name in names]
+        rows.append([_named(group.key, unit), *cells])
     columns = ["Least", "Median", "Greatest", "Sites"] if len(names) > _MANY_SITES else names
     return {"columns": ["Arms", *columns], "rows": rows}
 
@@ -86,10 +89,10 @@ def costs(study: Study) -> Table:
     rows = []
     for group in ordered(study.groups):
         told = group.measured
-        cells = [numbers.score(value) for value in (told.score.auroc, told.auprc, told.f1)]
+        cells = [numbers.score(value) for value in (told.score.auroc, told.auprc, told.f1, told.micro_f1)]
         cells += [numbers.duration(told.seconds), numbers.size(told.bytes), numbers.count(told.records_seen)]
         rows.append([_named(group.key, unit), *map(_plain, cells)])
-    return {"columns": ["Arms", "AUROC", "AUPRC", "F1", "Time", "Moved", "Records seen"], "rows": rows}
+    return {"columns": ["Arms", "AUROC", "AUPRC", "F1", "Micro F1", "Time", "Moved", "Records seen"], "rows": rows}
 
 
 def differences(study: Study) -> Table:
@@ -201,6 +204,14 @@ def _scored(score: Score) -> dict[str, Any]:
 def _named(key: Key, unit: bool) -> dict[str, Any]:
     privacy = arms_of(key, unit=unit, without=("topology", "start", "variant"))
     return {"value": arms_of(key, without=("epsilon", "patients")), "interval": privacy}
+
+
+def _of_site(score: SiteScore | None) -> dict[str, Any]:
+    if score is None:
+        return _plain(MISSING)
+    beside = {"mAP": score.auprc, "F1": score.micro_f1}
+    told = " · ".join(f"{name}\u00a0{numbers.score(value)}" for name, value in beside.items() if value is not None)
+    return {"value": numbers.score(score.auroc), "interval": told}
 
 
 def _plain(text: str) -> dict[str, Any]:

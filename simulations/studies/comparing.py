@@ -45,6 +45,23 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class SiteMeasures:
+    """An arm's measures on one site's own test records.
+
+    Attributes
+    ----------
+    auroc, auprc : float
+        Mean over the classes that have positive and negative records there; NaN where none has.
+    micro_f1 : float
+        Over the decisions on all classes, at probability 0.5; NaN where nothing is true nor called so.
+    """
+
+    auroc: float
+    auprc: float
+    micro_f1: float
+
+
+@dataclass(frozen=True)
 class Measures:
     """An arm's measures on the test set (first) and on each replicate.
 
@@ -54,14 +71,16 @@ class Measures:
         NaN where a class has no positive or no negative record.
     f1 : ndarray of shape (5,)
         At probability 0.5.
-    by_site : dict of str to float
-        Macro AUROC on each site's own test records; NaN where none is defined.
+    micro_f1 : float
+        Over the decisions on all classes.
+    by_site : dict of str to SiteMeasures
     """
 
     auroc: Floats
     auprc: Floats
     f1: Floats
-    by_site: dict[str, float]
+    micro_f1: float
+    by_site: dict[str, SiteMeasures]
 
 
 def read_predictions(run: Path) -> Predictions:
@@ -128,21 +147,37 @@ def measure(predictions: Predictions, weights: npt.NDArray[np.uint8]) -> Measure
     by_site = {}
     for site in np.unique(predictions.sites):
         own = predictions.sites == site
-        ones = np.ones((1, int(own.sum())), np.uint8)
-        of_classes = [
-            auroc(_by_score(scores[own], truth[own], ones))[0]
-            for scores, truth in zip(logits.T, predictions.labels.T, strict=True)
-        ]
-        by_site[str(site)] = float(macro(np.array(of_classes)))
-    called = logits >= 0
-    right = (called & (predictions.labels == 1)).sum(0)
-    wrong = called.sum(0) + predictions.labels.sum(0)
+        by_site[str(site)] = _measure_site(logits[own], predictions.labels[own])
+    right, told = _decided(logits, predictions.labels)
     return Measures(
         np.stack(areas, axis=1),
         np.stack(precisions, axis=1),
-        np.divide(2.0 * right, wrong, out=np.full(len(right), np.nan), where=wrong > 0),
+        _share(2 * right, told),
+        float(_share(2 * right.sum(), told.sum())),
         by_site,
     )
+
+
+def _measure_site(logits: Floats, labels: npt.NDArray[np.uint8]) -> SiteMeasures:
+    ones = np.ones((1, len(logits)), np.uint8)
+    histograms = [_by_score(scores, truth, ones) for scores, truth in zip(logits.T, labels.T, strict=True)]
+    right, told = _decided(logits, labels)
+    return SiteMeasures(
+        auroc=float(macro(np.array([auroc(each)[0] for each in histograms]))),
+        auprc=float(macro(np.array([auprc(each)[0] for each in histograms]))),
+        micro_f1=float(_share(2 * right.sum(), told.sum())),
+    )
+
+
+def _decided(logits: Floats, labels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return by class how many decisions from probability 0.5 on are right, and how many are made or are due."""
+    called = logits >= 0
+    return (called & (labels == 1)).sum(0), called.sum(0) + labels.sum(0, dtype=np.int64)
+
+
+def _share(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def mean_of(measures: list[Floats]) -> Floats:

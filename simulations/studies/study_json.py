@@ -31,9 +31,8 @@ def write_study(summary: dict[str, Any], out: Path) -> None:
         lines = []
         for group in summary["groups"]:
             for part, found in group[name].items():
-                low, high = (found.get("interval") or (None, None)) if isinstance(found, dict) else (None, None)
-                area = found["auroc"] if isinstance(found, dict) else found
-                lines.append(
-                    {key: group[key] for key in keys} | {name[3:]: part, "auroc": area, "low": low, "high": high}
-                )
+                measures = {key: value for key, value in found.items() if key != "interval"}
+                if name == "by_class":
+                    measures |= dict(zip(("low", "high"), found["interval"] or (None, None), strict=True))
+                lines.append({key: group[key] for key in keys} | {name[3:]: part} | measures)
         pd.DataFrame(lines).to_csv(out / f"{name}.csv", index=False)

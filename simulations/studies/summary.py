@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from simulations.studies.comparing import (
     Floats,
     Measures,
     Predictions,
+    SiteMeasures,
     holm,
     interval,
     mean_of,
@@ -50,6 +51,9 @@ TITLES = {
     "privacy-curve": "What privacy costs",
     "low-data": "How many patients it takes",
 }
+
+
+SITE_MEASURES = tuple(field.name for field in fields(SiteMeasures))
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def measured(
             row |= _measured(measures, predictions.classes) | _cost(run)
             if arm.site is not None:
                 row["site"] = _results(run)["sites"][0]["name"]
-            row["own"] = _mean(list(own_areas(row).values()))
+            row["own"] = _mean([told["auroc"] for told in own_measures(row).values()])
         ended.append(Ended(arm, row, measures))
         told(number)
     return ended
@@ -223,8 +227,12 @@ def _measured(measures: Measures, classes: Sequence[str]) -> dict[str, Any]:
         "interval": interval(macro(measures.auroc[1:])),
         "auprc": _number(macro(measures.auprc[0])),
         "f1": _number(macro(measures.f1)),
+        "micro_f1": _number(measures.micro_f1),
         "by_class": _by_class(measures.auroc, classes),
-        "by_site": {site: _number(area) for site, area in measures.by_site.items()},
+        "by_site": {
+            site: {name: _number(value) for name, value in asdict(told).items()}
+            for site, told in measures.by_site.items()
+        },
     }
 
 
@@ -263,7 +271,8 @@ def _areas(ended: Ended) -> Floats:
 def _grouped(rows: list[dict[str, Any]], areas: list[Floats]) -> dict[str, Any]:
     """Return the mean over seeds; ``areas`` holds (1 + B, 5) for each seed, local arms' mean over the hospitals."""
     values = [_number(macro(area[0])) for area in areas]
-    sites = sorted({site for row in rows for site in own_areas(row)})
+    of_sites = [own_measures(row) for row in rows]
+    sites = sorted({site for told in of_sites for site in told})
     own = {seed: [row["own"] for row in rows if row["seed"] == seed] for seed in dict.fromkeys(r["seed"] for r in rows)}
     return {
         "values": values,
@@ -271,19 +280,23 @@ def _grouped(rows: list[dict[str, Any]], areas: list[Floats]) -> dict[str, Any]:
         "interval": interval(mean_of([macro(area) for area in areas])[1:]),
         "by_class": _by_class(mean_of(areas), tuple(rows[0].get("by_class", SUPERCLASSES))),
         "own": _mean([_mean(values) for values in own.values()]),
-        "by_site": {site: _mean([own_areas(row).get(site) for row in rows]) for site in sites},
-        **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1")},
+        "by_site": {
+            site: {name: _mean([told[site][name] for told in of_sites if site in told]) for name in SITE_MEASURES}
+            for site in sites
+        },
+        **{key: _mean([row[key] for row in rows]) for key in ("auprc", "f1", "micro_f1")},
         **{key: _mean(_sums_by_seed(rows, key)) for key in ("seconds", "bytes", "records_seen")},
     }
 
 
-def own_areas(row: dict[str, Any]) -> dict[str, float | None]:
-    """Return the hospitals that would use an arm's model, with its macro AUROC on each one's own test records.
+def own_measures(row: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Return the hospitals that would use an arm's model, with its measures on each one's own test records.
 
     A hospital that learns alone would use its model by itself; any other model is for all.
     """
-    by_site: dict[str, float | None] = row["by_site"]
-    return by_site if row.get("site") is None else {row["site"]: by_site.get(row["site"])}
+    by_site: dict[str, dict[str, float | None]] = row["by_site"]
+    nothing = dict.fromkeys(SITE_MEASURES)
+    return by_site if row.get("site") is None else {row["site"]: by_site.get(row["site"], nothing)}
 
 
 def _sums_by_seed(rows: list[dict[str, Any]], key: str) -> list[float]:

@@ -195,6 +195,19 @@ def test_many_sites_are_told_by_least_median_and_greatest() -> None:
     assert [cell["value"] for cell in table["rows"][0][1:]] == ["0.500", "0.700", "0.900", "41"]
 
 
+def test_sites_have_average_precision_and_f1_beside_the_auroc() -> None:
+    told = made_study(**SMALL)
+    told["groups"][0]["by_site"] = {"here": {"auroc": 0.9, "auprc": 0.5284, "micro_f1": 0.688}, "there": 0.8}
+    for group in told["groups"][1:]:
+        group["by_site"] = {}
+    (row,) = study_tables.sites(study_from(told))["rows"]
+    assert row[1:] == [
+        {"value": "0.900", "interval": "mAP\u00a00.528 · F1\u00a00.688"},
+        # A study of an earlier release.
+        {"value": "0.800", "interval": ""},
+    ]
+
+
 def test_scores_by_class_have_their_intervals() -> None:
     told = made_study(**SMALL)
     told["groups"][1]["by_class"]["HYP"] = {"auroc": 0.7512, "interval": [0.7, 0.8]}

@@ -45,13 +45,24 @@ def test_measures_are_those_of_scikit_learn_in_every_replicate(ties):
             assert found.auprc[row, label] == pytest.approx(precision, abs=1e-9)
     expected = [f1_score(predictions.labels[:, n], predictions.logits[:, n] >= 0) for n in range(5)]
     assert found.f1 == pytest.approx(expected)
+    assert found.micro_f1 == pytest.approx(f1_score(predictions.labels, predictions.logits >= 0, average="micro"))
 
 
 def test_each_site_is_measured_on_its_own_records():
     predictions = made()
     own = predictions.sites == "site-1"
-    expected = roc_auc_score(predictions.labels[own], predictions.logits[own], average="macro")
-    assert measure(predictions, resampling(predictions, 0)).by_site["site-1"] == pytest.approx(expected)
+    truth, scores = predictions.labels[own], predictions.logits[own]
+    found = measure(predictions, resampling(predictions, 0)).by_site["site-1"]
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores, average="macro"))
+    assert found.auprc == pytest.approx(average_precision_score(truth, scores, average="macro"))
+    assert found.micro_f1 == pytest.approx(f1_score(truth, scores >= 0, average="micro"))
+
+
+def test_a_site_without_a_true_or_called_label_has_no_f1():
+    nothing = np.zeros((2, 5), np.uint8)
+    texts = np.array(["a", "b"])
+    found = measure(Predictions(nothing - 1.0, nothing, texts, texts, np.array(["x", "x"])), np.ones((1, 2), np.uint8))
+    assert np.isnan([found.micro_f1, found.by_site["x"].micro_f1, found.by_site["x"].auroc]).all()
 
 
 def test_a_patient_is_drawn_with_all_records_and_alike_in_every_arm():

@@ -10,7 +10,7 @@ from simulations.studies.arms import Arm, Group
 from simulations.studies.comparing import Measures
 from simulations.studies.study_cli import lines_of
 from simulations.studies.study_json import write_study
-from simulations.studies.summary import Ended, compared, own_areas
+from simulations.studies.summary import Ended, compared, own_measures
 
 REPLICATES = 40
 
@@ -22,10 +22,19 @@ def ended(topology: str, seed: int, auroc: float, site: int | None = None, start
     arm = Arm(Group(topology, start), seed, site)
     row = {
         "name": arm.name, "seed": seed, "delta": None, "status": "done", "interval": None,
-        "site": None if site is None else f"site-{site}", "by_site": {"site-0": auroc, "site-1": auroc - 0.1}, "own": auroc,
-        "auroc": auroc, "auprc": 0.5, "f1": None, "seconds": 2.0, "bytes": 100, "records_seen": 10, "settings": {},
+        "site": None if site is None else f"site-{site}", "by_site": on_sites({"site-0": auroc, "site-1": auroc - 0.1}), "own": auroc,
+        "auroc": auroc, "auprc": 0.5, "f1": None, "micro_f1": 0.4, "seconds": 2.0, "bytes": 100, "records_seen": 10, "settings": {},
     }  # fmt: skip
-    return Ended(arm, row, Measures(areas, areas, np.full(5, np.nan), {}))
+    return Ended(arm, row, Measures(areas, areas, np.full(5, np.nan), 0.4, {}))
+
+
+def on_sites(areas):
+    """Measures of which the AUROC alone is told apart."""
+    return {site: {"auroc": area, "auprc": 0.5, "micro_f1": 0.4} for site, area in areas.items()}
+
+
+def areas_of(group):
+    return {site: told["auroc"] for site, told in group["by_site"].items()}
 
 
 def mean_or_none(values):
@@ -79,8 +88,8 @@ class TestOwnRecords:
 
     def of(self, arms, by_site):
         for arm, areas in zip(arms, by_site, strict=True):
-            arm.row["by_site"] = areas
-            arm.row["own"] = mean_or_none(list(own_areas(arm.row).values()))
+            arm.row["by_site"] = on_sites(areas)
+            arm.row["own"] = mean_or_none([told["auroc"] for told in own_measures(arm.row).values()])
         (group,) = compared(arms, {0: 2, 1: 2})["groups"]
         return group
 
@@ -89,7 +98,7 @@ class TestOwnRecords:
         group = self.of(arms, [{"site-0": 0.9, "site-1": 0.7}, {"site-0": 0.8, "site-1": 0.4}])
         # (0.9 + 0.7) / 2 = 0.8 and (0.8 + 0.4) / 2 = 0.6.
         assert group["own"] == pytest.approx(0.7)
-        assert group["by_site"] == pytest.approx({"site-0": 0.85, "site-1": 0.55})
+        assert areas_of(group) == pytest.approx({"site-0": 0.85, "site-1": 0.55})
 
     def test_a_model_of_one_hospital_is_measured_there_alone(self):
         arms = [ended("local", seed, 0.8, site) for seed in (0, 1) for site in (0, 1)]
@@ -98,7 +107,7 @@ class TestOwnRecords:
             arms, [{**others, f"site-{arm.arm.site}": own} for arm, own in zip(arms, (0.9, 0.7, 0.8, 0.4), strict=True)]
         )
         assert group["own"] == pytest.approx(0.7)
-        assert group["by_site"] == pytest.approx({"site-0": 0.85, "site-1": 0.55})
+        assert areas_of(group) == pytest.approx({"site-0": 0.85, "site-1": 0.55})
         # The groups' areas are on the records of all.
         assert group["auroc"] == pytest.approx(0.8)
 
@@ -106,7 +115,7 @@ class TestOwnRecords:
         arms = [ended("local", seed, 0.8, site) for seed in (0, 1) for site in (0, 1)]
         group = self.of(arms, [{"site-0": 0.9}, {"site-1": None}, {"site-0": None}, {"site-1": None}])
         assert group["own"] == pytest.approx(0.9)
-        assert group["by_site"] == {"site-0": 0.9, "site-1": None}
+        assert areas_of(group) == {"site-0": 0.9, "site-1": None}
         assert self.of([ended("federated", 0, 0.8)], [{"site-0": None}])["own"] is None
 
 
