@@ -25,7 +25,6 @@ System = Literal["scp", "snomed", "aha"]
 SYSTEMS: tuple[System, ...] = get_args(System)
 
 # The challenge's PTB-XL copies write NORM as this code, and CPSC 2018 its class "normal".
-SINUS_RHYTHM = "426783006"
 
 _TABLES = Path(__file__).parent / "tables"
 _YES_NO = {"": False, "no": False, "0": False, "false": False, "yes": True, "1": True, "true": True}
@@ -86,13 +85,15 @@ def superclasses_of(
     codes: Iterable[str],
     *,
     own: Mapping[str, Row] | None = None,
-    sinus_rhythm_alone_is_normal: bool = True,
 ) -> Mapped:
     """Superclasses that the statements of one record name.
 
     A record has every superclass of its codes. **NORM beside others**: with SCP it stays, as the PTB-XL benchmark has it
     (Strodthoff et al. 2021). With SNOMED CT and AHA another superclass wins, and so does a code whose row is marked
     ``against_normal`` (a paced rhythm, an abnormal Q wave): NORM is dropped.
+
+    SNOMED CT 426783006, sinus rhythm, is a rhythm, but in the challenge's databases the only code that a normal ECG has: it
+    counts as NORM unless something above speaks against it, or ``own`` says otherwise.
 
     Parameters
     ----------
@@ -102,10 +103,6 @@ def superclasses_of(
         Statements of one record; AHA's may have modifiers (``"60+310"``). A code that comes twice counts once.
     own
         Rows of the hospital (:func:`read_code_table`); they go before the table's, and may name further codes.
-    sinus_rhythm_alone_is_normal
-        SNOMED CT 426783006 is a rhythm, but in the challenge's databases it is the only code that a normal ECG has: it
-        counts as NORM unless something above speaks against it. False, where a hospital codes a normal ECG as 164854000
-        and the rhythm besides, makes it a rhythm like any other.
 
     Raises
     ------
@@ -125,8 +122,7 @@ def superclasses_of(
         if row is None:
             unknown.append(code)
             continue
-        only_a_rhythm = row is table.get(SINUS_RHYTHM) and not sinus_rhythm_alone_is_normal
-        if not row.superclasses or only_a_rhythm:
+        if not row.superclasses:
             unclassed.append(code)
         else:
             found.update(row.superclasses)

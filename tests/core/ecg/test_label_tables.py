@@ -203,9 +203,10 @@ def test_a_rhythm_alone_is_not_normal():
 
 
 def test_a_hospital_with_a_code_for_normal_can_take_sinus_rhythm_as_a_rhythm():
-    mapped = superclasses_of("snomed", ["426783006"], sinus_rhythm_alone_is_normal=False)
+    own = {"426783006": Row("426783006", name="sinus rhythm")}
+    mapped = superclasses_of("snomed", ["426783006"], own=own)
     assert (mapped.labels.any(), mapped.unclassed) == (False, ("426783006",))
-    assert classes("snomed", "426783006", "164854000", sinus_rhythm_alone_is_normal=False) == {"NORM"}
+    assert classes("snomed", "426783006", "164854000", own=own) == {"NORM"}
 
 
 def test_rows_of_the_hospital_go_before_the_table_and_add_to_it():

@@ -22,8 +22,9 @@ def ended(topology: str, seed: int, auroc: float, site: int | None = None, start
     arm = Arm(Group(topology, start), seed, site)
     row = {
         "name": arm.name, "seed": seed, "delta": None, "status": "done", "interval": None,
-        "site": None if site is None else f"site-{site}", "by_site": on_sites({"site-0": auroc, "site-1": auroc - 0.1}), "own": auroc,
-        "auroc": auroc, "auprc": 0.5, "f1": None, "micro_f1": 0.4, "seconds": 2.0, "bytes": 100, "records_seen": 10, "settings": {},
+        "site": None if site is None else f"site-{site}", "by_site": on_sites({"site-0": auroc, "site-1": auroc - 0.1}),
+        "auroc": auroc, "auprc": 0.5, "f1": None, "micro_f1": 0.4, "own": auroc,
+        "seconds": 2.0, "bytes": 100, "records_seen": 10, "settings": {},
     }  # fmt: skip
     return Ended(arm, row, Measures(areas, areas, np.full(5, np.nan), 0.4, {}))
 
