@@ -24,8 +24,6 @@ from core.errors import ConfigError, DataError
 System = Literal["scp", "snomed", "aha"]
 SYSTEMS: tuple[System, ...] = get_args(System)
 
-# The challenge's PTB-XL copies write NORM as this code, and CPSC 2018 its class "normal".
-
 _TABLES = Path(__file__).parent / "tables"
 _YES_NO = {"": False, "no": False, "0": False, "false": False, "yes": True, "1": True, "true": True}
 _BETWEEN_CLASSES = re.compile(r"[\s,;|+/]+")
