@@ -77,6 +77,7 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     from server.run_folder import RunFolder
     from simulations.simulate import with_absolute_paths
     from simulations.studies.arms import arms_of, audit_name, audits_of, backbone_name, backbones_of
+    from simulations.studies.attacks import attacks_of
     from simulations.studies.running import MEASURING, Runner, keep_study, outcome, places
     from simulations.studies.summary import summarise_study
 
@@ -136,7 +137,8 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     for line in lines_of(summary):
         typer.echo(line)
     typer.echo(f"report: {report}")
-    if any(row["status"] == "failed" for row in summary["arms"]):
+    statuses = [row["status"] for row in summary["arms"]] + [attack.status for attack in attacks_of(study, absolute)]
+    if "failed" in statuses:
         raise typer.Exit(FAILED)
 
 

@@ -16,18 +16,17 @@ import numpy.typing as npt
 from clients.hospital import open_federation
 from core.config import ExperimentConfig, load_config, with_overrides
 from core.ecg.labels import SUPERCLASSES
-from core.errors import CardiofedError, DataError
+from core.errors import CardiofedError
 from core.evaluation import macro
 from core.tasks import release
 from simulations.studies.arms import (
     Arm,
     Group,
     arms_of,
-    audit_name,
-    audits_of,
     comparisons,
     settings_of,
 )
+from simulations.studies.attacks import attacks_of, notes_of
 from simulations.studies.comparing import (
     Floats,
     Measures,
@@ -99,17 +98,22 @@ def summarise_study(study: Study, out: Path, told: Callable[[int], object] = lam
     rows = [_described(study, arm, run, out) for arm, run in runs.items()]
     ended = measured(list(runs), rows, list(runs.values()), study.settings.replicates, told)
     sites = study.experiment.federation.sites
-    missing = [row for row in rows if row["status"] != "done"]
+    attacks = attacks_of(study, out)
+    statuses = {row["status"] for row in rows} | {attack.status for attack in attacks}
     summary = {
         "kind": study.kind,
         "title": study.settings.title or TITLES[study.kind],
-        "status": "unfinished" if missing else "done",
+        "status": "done" if statuses <= {"done"} else "unfinished",
         **provenance(study.experiment.classes),
         "data": _data(study.experiment, ended, runs),
         "hospitals": [each for seed in study.settings.seeds if (each := hospitals_of(study.experiment, seed))],
         **compared(ended, dict.fromkeys(study.settings.seeds, sites)),
-        "audit": _audits(study, out),
-        "notes": [*_notes(rows), *baseline_notes(list(runs), rows, list(runs.values()))],
+        "audit": [
+            {"epsilon": attack.epsilon, "start": attack.start, "lower": lower, "bound": bound}
+            for attack in attacks
+            for bound, lower in attack.lower.items()
+        ],
+        "notes": [*_notes(rows), *notes_of(attacks), *baseline_notes(list(runs), rows, list(runs.values()))],
     }
     write_study(summary, out)
     return summary
@@ -367,20 +371,6 @@ def hospitals_of(experiment: ExperimentConfig, seed: int) -> dict[str, Any] | No
         for hospital in federation.hospitals
     ]
     return {"seed": seed, "sites": sites}
-
-
-def _audits(study: Study, out: Path) -> list[dict[str, Any]]:
-    found = []
-    for start, epsilon in audits_of(study):
-        path = out / "audits" / audit_name(start, epsilon) / "audit.json"
-        if not path.is_file():
-            continue
-        try:
-            bounds = json.loads(path.read_text())["bounds"]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} cannot be read ({error}); delete {path.parent} and call again") from None
-        found += [{"epsilon": epsilon, "start": start, "lower": lower, "bound": kind} for kind, lower in bounds.items()]
-    return found
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

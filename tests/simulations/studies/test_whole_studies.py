@@ -134,6 +134,30 @@ def test_an_arm_that_cannot_run_is_reported_while_the_others_go_on(tmp_path):
     }  # fmt: skip
 
 
+def test_attacks_stand_beside_the_curve_and_one_that_cannot_run_is_reported(tmp_path):
+    text = 'seeds = [0]\ntopologies = ["centralized"]\nepsilons = ["inf", 8]\nunits = ["patient"]\n'
+    text += "starts = {scratch = []}\naudits = [8.0, 1e-4]\n"
+    text += '[[study.when]]\nepsilon = "private"\nset = ["finetune.optimizer=sgd"]\n'
+    out = tmp_path / "out"
+    words = ("--out", out, "--jobs", "2", "--set", "data.simulated_patients=80")
+    ended = cardiofed("privacy-curve", written(tmp_path, text), *words)
+    assert ended.code == 1
+    study = json.loads((out / "study.json").read_text())
+    assert {arm["status"] for arm in study["arms"]} == {"done"}
+    assert study["status"] == "unfinished"
+    audit = json.loads((out / "audits" / "scratch-epsilon-8" / "audit.json").read_text())
+    assert {(row["bound"], row["lower"]) for row in study["audit"]} == {
+        ("canaries, any mechanism", audit["lower_bounds"]["canaries_any_mechanism"]["epsilon"]),
+        ("canaries, sampled Gaussian", audit["lower_bounds"]["canaries_sampled_gaussian"]["epsilon"]),
+        ("loss of the final model", audit["lower_bounds"]["loss"]["epsilon"]),
+    }
+    # Intact training: what an attack shows stays below what the ledger claims.
+    assert all((row["epsilon"], row["start"]) == (8.0, "scratch") and row["lower"] < 8 for row in study["audit"])
+    (note,) = study["notes"]
+    assert note.startswith("the attack on scratch at epsilon 0.0001 failed: ")
+    assert "Claimed epsilon and lower bound by audit" in (out / "report.html").read_text()
+
+
 def test_baselines_stand_beside_the_networks_and_one_that_fails_is_reported(tmp_path):
     text = 'seeds = [0]\ntopologies = ["local"]\nepsilons = ["inf"]\nstarts = {scratch = []}\n'
     config, out = written(tmp_path, text), tmp_path / "out"
