@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,7 +26,7 @@ from core.report.study_drawing import (
     stroke,
     width_of,
 )
-from core.report.study_record import Group, Study
+from core.report.study_record import Group, Key, Study
 from core.report.svg import INK, SERIES
 
 _CHANCE = 0.5
@@ -75,8 +74,10 @@ class _Curve:
     marker: str
 
 
-def privacy_curve(study: Study, *, wide: bool = False, audit: bool = True) -> Figure | None:
+def privacy_curve(study: Study, *, wide: bool = False) -> Figure | None:
     """Macro AUROC against epsilon, one line for each topology, start and variant, and a panel for each unit.
+
+    A last panel shows what audits have shown, where there are any.
 
     Epsilons of patients and of records are different promises, so that they share no axis. What is not private stands
     apart at the right end.
@@ -85,8 +86,6 @@ def privacy_curve(study: Study, *, wide: bool = False, audit: bool = True) -> Fi
     ----------
     wide
         Panels side by side, for a README; else one below the other, for a phone.
-    audit
-        Whether a last panel shows what audits have shown, where there are any.
 
     Returns
     -------
@@ -105,14 +104,23 @@ def privacy_curve(study: Study, *, wide: bool = False, audit: bool = True) -> Fi
         members = [group for group in groups if not group.key.private or group.key.unit == unit]
         title = f"macro AUROC, ε per {unit}" if unit else "macro AUROC"
         panels.append((title, _curves(study, members, ("epsilon",), lambda group: axis.place(group.key.epsilon))))
-    audited = [told for told in study.audit if audit and told.lower is not None and (told.epsilon or 0) > 0]
-    figure, boxes = _layout(study, panels, wide, extra=1.75 if audited else 0.0)
+    audited = _strongest(study)
+    figure, boxes = _layout(study, panels, wide, extra=(1.2 if wide else 1.75) if audited else 0.0)
     for (title, curves), box in zip(panels, boxes, strict=False):
         _draw_curves(figure, box, title, curves, study, axis, "ε, on a logarithmic scale", _common_range(groups))
     if audited:
-        points = [(told.epsilon or 0.0, told.lower or 0.0, told.start) for told in audited]
-        _draw_audit(figure, boxes[-1], points, claims)
+        _draw_audit(figure, boxes[-1], audited, claims)
     return figure
+
+
+def _strongest(study: Study) -> dict[tuple[float, str], float]:
+    """The greatest lower bound of each audited epsilon and start, where it says anything; the table holds all."""
+    found: dict[tuple[float, str], float] = {}
+    for told in study.audit:
+        if told.epsilon and told.epsilon > 0 and told.lower and told.lower > 0:
+            place = told.epsilon, told.start
+            found[place] = max(told.lower, found.get(place, 0.0))
+    return found
 
 
 def low_data_curve(study: Study) -> Figure | None:
@@ -255,21 +263,26 @@ def _draw_curves(
 def _draw_audit(
     figure: Figure,
     box: tuple[float, float, float, float],
-    points: Sequence[tuple[float, float, str]],
+    points: Mapping[tuple[float, str], float],
     claims: Sequence[float],
 ) -> None:
-    """Claimed epsilon, lower bound and start of each audit, below the line of the claim."""
-    axis = _EndedAxis(tuple(sorted({*claims, *(epsilon for epsilon, *_ in points)})), "")
+    """Claimed epsilon and start of each audit with its lower bound, below the line of the claim; both logarithmic."""
+    axis = _EndedAxis(tuple(sorted({*claims, *(epsilon for epsilon, _ in points)})), "")
     axes = axes_at(figure, *box)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    grid = np.geomspace(axis.values[0], axis.values[-1], 60)
-    axes.plot([axis.place(claim) for claim in grid.tolist()], grid, color=INK, linewidth=1.2, label="claim")
-    for epsilon, lower, start in points:
-        fill = "none" if start == "scratch" else "full"
-        axes.plot([axis.place(epsilon)], [lower], color=SERIES[1], marker="o", markersize=6, fillstyle=fill)
-    axes.set_title("lower bound on ε by audit (points), and the claim (line)", size=TEXT, color=INK, loc="left")
-    axes.set_ylim(bottom=min(0.0, *(lower for _, lower, _ in points)))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    ends = [axis.values[0], axis.values[-1]]
+    axes.plot([axis.place(claim) for claim in ends], ends, color=INK, linewidth=1.2, label="claim")
+    for (epsilon, start), lower in points.items():
+        style = stroke(Key("centralized", start, "", epsilon, None, "", None), [start]) | {"linestyle": ""}
+        # What is attacked is the training of one site with all records.
+        axes.plot([axis.place(epsilon)], [lower], color=SERIES[0], marker="o", markersize=6, **style)
+    axes.set_yscale("log")
+    # Under the claims at the least, so that a bound far below them has room.
+    axes.set_ylim(min(ends[0] / 2, *(lower / 1.5 for lower in points.values())), ends[1] * 1.4)
+    ticks = [value for value in axis.values if value >= axes.get_ylim()[0]]
+    axes.set_yticks(ticks, [f"{value:g}" for value in ticks])
+    axes.minorticks_off()
+    axes.set_title("lower bound on ε by attack (points), claim (line)", size=TEXT, color=INK, loc="left")
     axis.dress(axes, "claimed ε", ended=False, points=box[2] * POINTS)
     axes.xaxis.label.set_x((_FIRST + _LAST) / 2)
 

@@ -71,7 +71,7 @@ def write_privacy_curve(study: Mapping[str, Any], path: Path) -> None:
         If too few epsilons have a score.
     """
     record = study_from(study)
-    figure = study_curves.privacy_curve(record, wide=True, audit=False)
+    figure = study_curves.privacy_curve(record, wide=True)
     if figure is None:
         raise DataError("fewer than two epsilons of this study have a score: run more of its arms before it is drawn")
     svg = inline_svg(figure, "privacy-curve", _CURVE)

@@ -98,11 +98,24 @@ def test_audits_are_drawn_below_the_line_of_the_claim() -> None:
     claim = dict(zip(*curve(audit, "claim"), strict=True))
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in audit.lines if len(line.get_xdata()) == 1]
     assert [y for _, y in points] == [0.32, 2.56]
+    assert audit.get_yscale() == "log"
     assert max(claim.values()) == pytest.approx(8.0)
     assert points[1][0] == pytest.approx(max(claim))
     # The same epsilon is at the same place in both panels.
     assert audit.get_xticks().tolist() == curve_axes.get_xticks().tolist()[:-1]
-    assert len(panels(privacy_curve(study_from(told), audit=False))) == 1
+    # What was attacked is one site with all records.
+    assert {line.get_color() for line in audit.lines if len(line.get_xdata()) == 1} == {SERIES[0]}
+
+
+def test_of_several_bounds_of_an_audit_the_greatest_is_drawn_and_none_that_says_nothing() -> None:
+    told = curve_study(audits=(1.0, 8.0), starts=("scratch",))
+    told["audit"] = [
+        {"epsilon": 8.0, "start": "scratch", "lower": lower, "bound": "a"} for lower in (1.03, 6.5, 0.0)
+    ] + [{"epsilon": 1.0, "start": "scratch", "lower": 0.0, "bound": "a"}]
+    _, audit = panels(privacy_curve(study_from(told)))
+    assert [line.get_ydata()[0] for line in audit.lines if len(line.get_xdata()) == 1] == [6.5]
+    told["audit"] = told["audit"][-1:]
+    assert len(panels(privacy_curve(study_from(told)))) == 1
 
 
 def test_baselines_have_no_line_against_epsilon_and_one_against_patients() -> None:
