@@ -12,10 +12,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from core.processes import KILL_SECONDS, die_with_parent
+from core.processes import KILL_SECONDS
 
 ENDING_SECONDS = 10.0
 """In which a command that is told to end has to."""
@@ -59,8 +59,7 @@ def call(
 
 def _carry_out(words: list[str], log: str) -> None:
     os.setsid()
-    # Not to go on, as nobody's process, when the study is killed: the server then ends, and this with it.
-    die_with_parent()
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -68,3 +67,11 @@ def _carry_out(words: list[str], log: str) -> None:
     from simulations.cli import main
 
     main()
+
+
+def _end_with_the_study() -> None:
+    """Not to go on, as nobody's process, when the study is killed; the server would go on as long as this does."""
+    study = parent_process()
+    assert study is not None
+    study.join()
+    os.killpg(0, signal.SIGTERM)

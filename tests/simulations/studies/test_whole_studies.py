@@ -1,5 +1,6 @@
 """Studies as a user calls them: killed at random and gone on with, with an arm that cannot run, and mixed up."""
 
+import contextlib
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,13 +77,18 @@ class Killed:
         self.mark = f"CARDIOFED_TEST={out}".encode()
 
     def kill(self) -> None:
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
-            except OSError:
-                continue
+        for number in self.numbers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         self.process.wait()
+
+    def numbers(self) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
 
 
 def test_a_study_of_twenty_arms_killed_at_random_ends_with_the_table_of_one_left_alone(tmp_path):
@@ -109,6 +116,28 @@ def test_a_study_of_twenty_arms_killed_at_random_ends_with_the_table_of_one_left
     assert len(one["arms"]) == 20
     assert all(row["status"] == "done" for row in one["arms"])
     assert one == other
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_the_arms_of_a_study_that_is_killed_do_not_go_on_as_nobodys(tmp_path, sign):
+    text = 'seeds = [0]\ntopologies = ["centralized", "federated"]\nepsilons = ["inf"]\nstarts = {scratch = []}\n'
+    long = text + '[[study.when]]\ntopology = "centralized"\nset = ["finetune.rounds=500"]\n'
+    study = Killed(written(tmp_path, long), tmp_path / "out")
+    try:
+        metrics = tmp_path / "out" / "arms" / "centralized-scratch-not-private-seed-0" / "metrics.jsonl"
+        assert before(60, metrics.is_file)
+        study.process.send_signal(sign)
+        study.process.wait()
+        assert before(30, lambda: not study.numbers())
+    finally:
+        study.kill()
+
+
+def before(seconds: float, happened: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return happened()
 
 
 def test_an_arm_that_cannot_run_is_reported_while_the_others_go_on(tmp_path):
