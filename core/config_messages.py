@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-_WANTED = {
+WANTED = {
     "int_type": "be a whole number",
     "float_type": "be a number",
     "finite_number": "be a finite number",
@@ -114,7 +114,7 @@ def _impossible(key: str, detail: ErrorDetails, default: object) -> str:
     elif kind == "string_pattern_mismatch":
         wanted = "hold 1 to 100 letters, digits, - and _ only"
     else:
-        wanted = _WANTED.get(kind, f"be valid ({detail['msg']})")
+        wanted = WANTED.get(kind, f"be valid ({detail['msg']})")
     return f"{subject} must {wanted}{given}{mend}"
 
 

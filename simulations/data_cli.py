@@ -100,6 +100,8 @@ def merge(
     from core.ecg.merging import merge as merge_sets
 
     report = merge_sets(a, b, out, site_a=site_a, site_b=site_b, overwrite=overwrite)
+    if report.prefix:
+        typer.echo(f"ids of {b} were those of other records or patients of {a}: they begin with {report.prefix} now")
     typer.echo(
         f"{report.path}: {report.records} records{unlabelled(report.unlabelled)}; "
         f"{report.duplicates} of {b} were in {a} already and were taken from there"

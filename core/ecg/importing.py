@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -35,6 +36,7 @@ from core.errors import DataError
 
 FOLDS = 10
 FOLD_RULES = ("by-patient", "none")
+_OF_ALL_RECORDS = (".csv", ".hdf5", ".json", ".npy", ".xlsx")
 # A disk, a quota, a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -170,6 +172,7 @@ def import_source(
         "options": {key: value if isinstance(value, int | float) else str(value) for key, value in options.items()},
         "source": source,
         "table": hashlib.sha256(storage.records_text(table)).hexdigest(),
+        "files": _files_beside(Path(folder)),
     }
     partial = storage.partial_folder(target)
     dtype = np.dtype(np.int16 if wanted == "none" else np.float16)
@@ -205,6 +208,19 @@ def import_source(
         padded=sum(length < seconds for length in journal.seconds.values()),
         cropped=sum(length > seconds for length in journal.seconds.values()),
     )
+
+
+def _files_beside(folder: Path) -> str:
+    """Return a hash of size and time of the files that say how all records are read, or hold them all.
+
+    A record's own files are not looked at: there may be many, in folders below.
+    """
+    facts = [
+        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.is_file() and Path(entry.name).suffix.lower() in _OF_ALL_RECORDS
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def fold_of(patient: str) -> int:

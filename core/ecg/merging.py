@@ -16,13 +16,17 @@ from core.errors import DataError
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did: where, how many records, how many of B were in A already, how many have no label."""
+    """What a merge did: where, how many records, how many of B were in A already, how many have no label.
+
+    `prefix` is what the ids of B begin with since, where they were A's by chance; else empty.
+    """
 
     path: Path
     info: DatasetInfo
     records: int
     duplicates: int
     unlabelled: int
+    prefix: str = ""
 
 
 def merge(
@@ -41,7 +45,9 @@ def merge(
     a, b, out : str or Path
         Folders of sets.
     site_a, site_b : str, optional
-        Site of every record of A, and of B; by default each keeps its own. So several sets become one hospital each.
+        Site of every record of A, and of B; by default each keeps its own. So several sets become one hospital each. Where
+        B is a hospital of its own whose ids are A's by chance (equal ids, other signals, or equal patients without an
+        equal record), its ids get the site before them.
     overwrite : bool
 
     Raises
@@ -52,11 +58,14 @@ def merge(
     first, second, target = EcgDataset.open(a), EcgDataset.open(b), Path(out)
     storage.refuse_existing(target, overwrite)
     _require_alike(first.info, second.info, a, b)
-    fresh = np.flatnonzero(~second.records["record"].isin(first.records["record"]).to_numpy())
-    added = second.select(fresh)
+    prefix = f"{site_b}-" if site_b is not None and _meet_by_chance(first, second) else ""
+    ids = {column: prefix + second.records[column] for column in ("record", "patient")} if prefix else {}
+    theirs = second.records.assign(**ids)
+    fresh = np.flatnonzero(~theirs["record"].isin(first.records["record"]).to_numpy())
+    added = theirs.iloc[fresh]
     tables = [
         table if site is None else table.assign(site=site)
-        for table, site in ((first.records, site_a), (added.records, site_b))
+        for table, site in ((first.records, site_a), (added, site_b))
     ]
     records = pd.concat(tables, ignore_index=True)
     sources = dict.fromkeys([*first.info.source.split("+"), *second.info.source.split("+")])
@@ -81,7 +90,17 @@ def merge(
         records=len(records),
         duplicates=len(second) - len(fresh),
         unlabelled=int((~records[list(info.classes)].any(axis=1)).sum()),
+        prefix=prefix,
     )
+
+
+def _meet_by_chance(a: EcgDataset, b: EcgDataset) -> bool:
+    """Whether ids of B are in A though they mean somebody else."""
+    places = {name: row for row, name in enumerate(a.records["record"])}
+    shared = [(places[name], row) for row, name in enumerate(b.records["record"]) if name in places]
+    if shared:
+        return any(not np.array_equal(a.signals[mine], b.signals[theirs]) for mine, theirs in shared)
+    return bool(b.records["patient"].isin(a.records["patient"]).any())
 
 
 def _require_alike(a: DatasetInfo, b: DatasetInfo, path_a: str | Path, path_b: str | Path) -> None:

@@ -16,7 +16,7 @@ _KINDS = {
     "compare": "comparison of arms",
     "privacy-curve": "privacy curve",
     "low-data": "low-data curve",
-    "merged": "merged studies",
+    "merged": "runs side by side",
 }
 _MANY = 6
 
@@ -125,8 +125,8 @@ def verdict(study: Study) -> str:
     other = _best(study.groups)
     if other:
         return (
-            f"The best arms ({arms_of(other.key)}) reach a macro AUROC of {_scored(other)}; there is neither a private "
-            "federated arm nor a centralized one without privacy to compare."
+            f"The best arms ({arms_of(other.key)}) reach a macro AUROC of {_scored(other)}; no network that is federated "
+            "and private, or centralized and not private, has a score."
         )
     return "No arm has a score yet." if study.arms or study.groups else "This study has no arms yet."
 

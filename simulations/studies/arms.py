@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from core.errors import ConfigError
 from simulations.studies.study_file import BASELINES, NOT_PRIVATE, SCRATCH, Study, When
 
 _AGAINST = {"federated": ("centralized", "local"), "personal": ("federated",), "fine-tuned": ("federated",)}
@@ -15,6 +17,9 @@ _AGAINST = {"federated": ("centralized", "local"), "personal": ("federated",), "
 _FEDERATED_BASELINE = "logistic"
 _STRONGEST = ("boosting", "logistic")
 """Baselines in the order in which a network is held against one."""
+
+WITHOUT = " - without"
+"""How a difference from the arms without a variant is called."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,24 @@ def arms_of(study: Study) -> list[Arm]:
         sites = range(study.experiment.federation.sites) if group.topology == "local" else (None,)
         found += [Arm(group, seed, site) for site in sites]
     return found
+
+
+def require_own_folders(study: Study) -> None:
+    """Refuse a study of which two arms, or two pretrainings, would share a folder.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for kind, names in (
+        ("arms", [arm.name for arm in arms_of(study)]),
+        ("backbones", [backbone_name(*each) for each in backbones_of(study)]),
+    ):
+        if twice := [name for name, often in Counter(names).items() if often > 1]:
+            raise ConfigError(
+                f"two {kind} of this study would share the folder {twice[0]}; rename one of study.starts or study.variants "
+                "(a space and a hyphen are one in a folder's name)"
+            )
 
 
 def backbones_of(study: Study) -> list[tuple[str, int]]:
@@ -220,7 +243,7 @@ def comparisons(groups: list[Group]) -> list[tuple[str, Group, Group]]:
             (f"{group.start} - {SCRATCH}", replace(group, start=SCRATCH)),
             *((f"{group.topology} - {other}", replace(group, topology=other)) for other in _AGAINST.get(group.topology, ())),
             ("private - not private", replace(group, epsilon=None, unit=None)),
-            (f"{group.variant} - without", replace(group, variant="")),
+            (f"{group.variant}{WITHOUT}", replace(group, variant="")),
             *((f"{group.start} - {other.start}", other) for other in baselines[:1]),
         ]  # fmt: skip
         pairs += [(kind, group, other) for kind, other in others if other in there and other != group]

@@ -108,7 +108,9 @@ def feature_notes(dataset: EcgDataset, table: pd.DataFrame) -> list[str]:
 def failures(table: pd.DataFrame) -> list[str]:
     """Return how many records NeuroKit2 found no beats in, and how many further ones no PR or no QT."""
     failed = int(table["hr"].isna().sum())
-    notes = [f"NeuroKit2 found no beats in {failed:,} of {len(table):,} records; their features are unknown."]
+    notes = []
+    if failed:
+        notes.append(f"NeuroKit2 found no beats in {failed:,} of {len(table):,} records; their features are unknown.")
     for name, title in (("pr", "PR"), ("qt", "QT")):
         lost = int((table[name].isna() & table["hr"].notna()).sum())
         if lost:

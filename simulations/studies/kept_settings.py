@@ -43,6 +43,10 @@ def require_same_settings(path: Path, given: str, defaults: str) -> None:
             )
 
 
+_LONGEST = 200
+"""Characters of a setting that a message shows."""
+
+
 def _flat(text: str) -> dict[str, Any]:
     """Return ``section.key`` with its value, which may be a list or a table; what stands in no section by its name."""
     flat: dict[str, Any] = {}
@@ -57,4 +61,7 @@ def _flat(text: str) -> dict[str, Any]:
 
 
 def _told(settings: dict[str, Any], key: str) -> str:
-    return written(settings[key]) if key in settings else "unknown"
+    if key not in settings:
+        return "unknown"
+    text = written(settings[key])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

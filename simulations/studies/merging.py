@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,20 @@ from core.config import ExperimentConfig
 from core.errors import ConfigError, DataError
 from core.learning.personal import is_personal
 from server.run_folder import RunFolder
-from simulations.studies.arms import Arm, Group
+from simulations.studies.arms import WITHOUT, Arm, Group
 from simulations.studies.study_file import SCRATCH
 from simulations.studies.study_json import write_study
 from simulations.studies.summary import baseline_notes, compared, data_of, hospitals_of, measured, provenance
 
 REPLICATES = 2000
+
+_OF_ARMS = (
+    *("run.", "pretrain.enabled", "pretrain.targets", "pretrain.from_run"),
+    *("privacy.enabled", "privacy.epsilon", "privacy.unit"),
+    *("federation.pooled", "federation.members", "federation.sites", "federation.max_patients"),
+    *("federation.personal", "federation.own_rounds"),
+)
+"""How the settings begin by which the report tells arms apart, or that change no result."""
 
 
 def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
@@ -67,8 +74,15 @@ def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
         "hospitals": [each for seed, config in plain.items() if (each := hospitals_of(config, seed))],
         **compared(ended, {seed: config.federation.sites for seed, config in experiments.items()}),
         "audit": [],
-        "notes": baseline_notes(arms, rows, runs),
+        "notes": [*_other_settings([config for _, config in opened]), *baseline_notes(arms, rows, runs)],
     }
+    # The first of runs that nothing but their folders tells apart has no variant.
+    first = {arm.group.words: run.resolve().name for arm, run in reversed(list(zip(arms, runs, strict=True)))}
+    for row in summary["differences"]:
+        if row["kind"].endswith(WITHOUT):
+            against = {name: row["against"][name] for name in asdict(arms[0].group)}
+            words = Group(**{**against, "patients": against["patients"] or 0}).words
+            row["kind"] = row["kind"].removesuffix(WITHOUT) + f" - {first[words]}"
     out.mkdir(parents=True)
     write_study(summary, out)
     return summary
@@ -98,12 +112,21 @@ def _finished(run: Path) -> tuple[RunFolder, ExperimentConfig]:
 
 
 def _distinct(arms: list[Arm], runs: list[Path]) -> list[Arm]:
-    """Tell runs apart by their folders where nothing else does."""
-    often = Counter(arms)
-    return [
-        replace(arm, group=replace(arm.group, variant=run.resolve().name)) if often[arm] > 1 else arm
-        for arm, run in zip(arms, runs, strict=True)
-    ]
+    """Tell runs apart by their folders where nothing else does; the first is what the others are compared with."""
+    found, seen = [], set()
+    for arm, run in zip(arms, runs, strict=True):
+        found.append(replace(arm, group=replace(arm.group, variant=run.resolve().name)) if arm in seen else arm)
+        seen.add(arm)
+    return found
+
+
+def _other_settings(configs: list[ExperimentConfig]) -> list[str]:
+    """Return a note of what else runs differ in, since a difference of theirs is not one of the arms alone."""
+    flat = [config.to_run_config() for config in configs]
+    differing = [key for key in flat[0] if len({str(each[key]) for each in flat}) > 1 and not key.startswith(_OF_ARMS)]
+    if not differing:
+        return []
+    return [f"The runs differ in {', '.join(differing)} as well; the report's differences are of all of it together."]
 
 
 def _row(arm: Arm, folder: RunFolder, config: ExperimentConfig) -> dict[str, Any]:

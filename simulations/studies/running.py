@@ -174,7 +174,8 @@ class Runner:
                 words = [arm.group.start, str(self.experiment), *_set(changes), "--jobs", str(place.threads)]
                 words += ["--cache", str(self.out / "features")]
                 self._call(["baseline", *words], log, partial(self._tell_measured, log))
-            self.ended("baseline", arm.name)
+            if not self._stopping.is_set():
+                self.ended("baseline", arm.name)
 
     def _tell_measured(self, log: Path) -> None:
         if log.is_file() and (told := _MEASURED.findall(log.read_text(errors="replace"))):
@@ -194,7 +195,8 @@ class Runner:
             changes += [f"run.device={place.device}", f"run.threads={place.threads}"]
             words = [str(self.experiment), *_set(changes), "--out", str(folder)]
             self._call(["audit", *words], log_of(folder))
-        self.ended("attack", folder.name)
+        if not self._stopping.is_set():
+            self.ended("attack", folder.name)
 
     def _carry_out(self, kind: str, folder: Path, changes: list[str], predictions: bool = True) -> None:
         """Run one campaign to its end, or go on with it; what it says goes beside its folder."""
@@ -213,7 +215,8 @@ class Runner:
                 begun = False
             words = ["--resume", str(folder)] if begun else [str(self.experiment), *_set(changes)]
             self._call(["simulate", *words], log_of(folder))
-        self.ended(kind, folder.name)
+        if not self._stopping.is_set():
+            self.ended(kind, folder.name)
 
     def _call(self, words: list[str], log: Path, watch: Callable[[], object] = lambda: None) -> None:
         code = call(words, log, self._stopping, watch)

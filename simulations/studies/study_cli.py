@@ -73,10 +73,18 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
 
     study = load_study(config, kind, changes)
     # After the settings are known to be good: what follows takes seconds to load.
+    from core.ecg.dataset import EcgDataset
     from core.report.study_page import write_study_report
     from server.run_folder import RunFolder
     from simulations.simulate import with_absolute_paths
-    from simulations.studies.arms import arms_of, audit_name, audits_of, backbone_name, backbones_of
+    from simulations.studies.arms import (
+        arms_of,
+        audit_name,
+        audits_of,
+        backbone_name,
+        backbones_of,
+        require_own_folders,
+    )
     from simulations.studies.attacks import attacks_of
     from simulations.studies.running import MEASURING, Runner, keep_study, outcome, places
     from simulations.studies.summary import summarise_study
@@ -85,6 +93,10 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     folder = (
         out or Path(study.experiment.run.out) / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-{study.experiment.run.name}"
     )
+    # What would stop every arm stops the study before it has a folder.
+    require_own_folders(study)
+    if study.experiment.data.path:
+        EcgDataset.open(Path(study.experiment.data.path))
     keep_study(study, folder)
     typer.echo(f"study: {folder}", err=True)
     absolute = folder.absolute()
@@ -104,6 +116,7 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
             del left["baseline" if arm.group.baseline else "arm"][arm.name]
     with RunFolder(folder).locked(), console.progress() as bars:
         tasks: dict[str, int] = {}
+        told = [0]
         # Runs begin in threads.
         one = threading.Lock()
 
@@ -123,7 +136,9 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
             with one:
                 if MEASURING not in tasks:
                     tasks[MEASURING] = bars.add_task(MEASURING, total=total)
-            bars.update(tasks[MEASURING], total=total, completed=done)
+            if done > told[0]:
+                told[0] = done
+                bars.update(tasks[MEASURING], total=total, completed=done)
 
         try:
             Runner(study, absolute, places(jobs, study.experiment.run.device), began, ended, measured).run()

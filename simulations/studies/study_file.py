@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from core.config import ExperimentConfig, load_config, with_overrides
+from core.config_messages import WANTED, unknown_key, written
 from core.config_sections import PositiveCount, Seed, Settings, Target, tuple_from_list
 from core.errors import ConfigError
 
@@ -147,12 +150,25 @@ def load_study(path: Path, kind: Kind, changes: list[str]) -> Study:
     try:
         settings = StudySettings.model_validate(merged)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(["study", *(str(part) for part in first["loc"])])
-        raise ConfigError(f"{path}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise ConfigError(f"{path}: {_problem(error.errors(include_url=False)[0])}") from None
     study = Study(kind, settings, experiment)
     _check(path, study)
     return study
+
+
+def _problem(found: ErrorDetails) -> str:
+    """Return one finding as a sentence."""
+    place = [str(part) for part in found["loc"] if not str(part).startswith(("literal", "constrained"))]
+    where = ".".join(["study", *place])
+    if found["type"] == "extra_forbidden" and len(place) == 1:
+        return unknown_key(where, [f"study.{name}" for name in StudySettings.model_fields])
+    if place[0] in ("epsilons", "audits"):
+        numbers = "a list of numbers above 0" + (f", or {NOT_PRIVATE!r}" if place[0] == "epsilons" else "")
+        return f"{where} must be {numbers}, not {written(found['input'])}"
+    wanted = WANTED.get(found["type"])
+    if wanted is None:
+        return f"{where}: {found['msg'][0].lower()}{found['msg'][1:]}"
+    return f"{where} must {wanted}, not {written(found['input'])}"
 
 
 def _given(changes: list[str]) -> dict[str, Any]:
@@ -177,12 +193,24 @@ def _check(path: Path, study: Study) -> None:
             raise ConfigError(f"{path}: {name!r} cannot name a folder; use letters, digits, spaces, dots, - and _")
     if named := sorted(set(settings.starts) & set(BASELINES)):
         raise ConfigError(f"{path}: study.starts names {named[0]!r}, which is a baseline; call that start otherwise")
+    if twice := [seed for seed, often in Counter(settings.seeds).items() if often > 1]:
+        raise ConfigError(f"{path}: study.seeds names {twice[0]} twice; name each seed once")
+    pretrained = [name for name, targets in settings.starts.items() if targets]
+    if pretrained and not study.experiment.pretrain.enabled:
+        raise ConfigError(
+            f"{path}: pretrain.enabled is false, and the start {pretrained[0]!r} of study.starts has targets to pretrain "
+            "on; leave pretrain.enabled out, or the start"
+        )
     for number, when in enumerate(settings.when, start=1):
         for field, names in (("start", settings.starts), ("variant", settings.variants)):
             if (wanted := getattr(when, field)) is not None and wanted not in names:
                 raise ConfigError(
-                    f"{path}: study.when {number} names the {field} {wanted!r}; there is {', '.join(names)}"
+                    f"{path}: study.when {number} names the {field} {wanted!r}; there is {', '.join(names)}; "
+                    "add it, or leave that [[study.when]] out"
                 )
         with_overrides(study.experiment, list(when.set))
-    for changes in settings.variants.values():
-        with_overrides(study.experiment, list(changes))
+    for name, changes in settings.variants.items():
+        try:
+            with_overrides(study.experiment, list(changes))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: study.variants {name!r}: {error}") from None

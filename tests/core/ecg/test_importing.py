@@ -363,6 +363,17 @@ def test_an_interrupted_import_goes_on_where_it_stopped(make_ptbxl, tmp_path):
     ]
 
 
+def test_an_interrupted_import_starts_again_where_what_says_how_to_read_has_changed(make_arrays, tmp_path):
+    folder = make_arrays()
+    with pytest.raises(KeyboardInterrupt):
+        import_source("arrays", folder, tmp_path / "out", progress=interrupt_after(2))
+    (folder / "arrays.json").write_text(json.dumps({"rate": 100, "units": "uV"}))
+    report = import_source("arrays", folder, tmp_path / "out")
+    assert report.resumed == 0
+    clean = import_source("arrays", folder, tmp_path / "clean")
+    assert report.info.fingerprint == clean.info.fingerprint
+
+
 @pytest.mark.parametrize("change", [{"rate": 500}, {"normalisation": "lead-zscore"}, {"band": None}])
 def test_an_interrupted_import_of_other_settings_starts_again(make_ptbxl, tmp_path, change):
     folder = make_ptbxl()

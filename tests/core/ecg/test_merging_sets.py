@@ -56,6 +56,25 @@ class TestSitesOfAMerge:
         assert merged["record"].tolist() == [f"r{row:03d}" for row in (0, 1, 2, 3, 4, 5, 6)]
         assert merged["site"].tolist() == ["north"] * 3 + ["south"] * 3 + ["west"]
 
+    def test_keep_their_own_patients_where_two_hospitals_count_from_one(self, make_dataset, tmp_path):
+        make_dataset(3, seed=0).write(tmp_path / "a")
+        make_dataset(3, seed=50).write(tmp_path / "b")
+        report = merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab", site_a="H1", site_b="H2")
+        merged = EcgDataset.open(tmp_path / "ab")
+        assert (report.records, report.duplicates, report.prefix) == (6, 0, "H2-")
+        assert merged.records["record"].tolist() == ["r000", "r001", "r002", "H2-r000", "H2-r001", "H2-r002"]
+        assert not set(merged.records["patient"][:3]) & set(merged.records["patient"][3:])
+        assert np.array_equal(merged.signals[3:], make_dataset(3, seed=50).signals)
+
+    def test_equal_patients_of_other_records_are_two_hospitals_own(self, make_dataset, tmp_path):
+        for name, rows in (("a", [0, 1]), ("b", [2, 3])):
+            made = make_dataset(4)
+            made.records["patient"] = ["1", "2", "1", "2"]
+            made.select(rows).write(tmp_path / name)
+        assert merge(tmp_path / "a", tmp_path / "b", tmp_path / "ab").prefix == ""
+        merge(tmp_path / "a", tmp_path / "b", tmp_path / "sites", site_b="south")
+        assert EcgDataset.open(tmp_path / "sites").records["patient"].tolist() == ["1", "2", "south-1", "south-2"]
+
     def test_are_the_records_own_by_default(self, make_dataset, tmp_path):
         write_part(make_dataset, [0, 1], tmp_path / "a")
         write_part(make_dataset, [2, 3], tmp_path / "b")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import ExperimentConfig, with_overrides
+from core.errors import ConfigError
 from simulations.studies.arms import (
     Arm,
     Group,
@@ -17,6 +18,7 @@ from simulations.studies.arms import (
     backbones_of,
     comparisons,
     groups_of,
+    require_own_folders,
     settings_of,
 )
 from simulations.studies.study_file import Study, StudySettings
@@ -27,6 +29,19 @@ BACKBONES = Path("backbones")
 def study_of(**changes) -> Study:
     experiment = with_overrides(ExperimentConfig(), ["federation.sites=4", "federation.min_sites=3"])
     return Study("compare", StudySettings.model_validate(changes), experiment)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"starts": {"t x": ["hr"], "t-x": ["qt"]}},
+        {"starts": {"scratch": []}, "variants": {"a b": [], "a-b": ["finetune.rounds=2"]}},
+    ],
+)
+def test_names_that_would_share_a_folder_are_refused(named):
+    with pytest.raises(ConfigError, match=r"would share the folder .* rename"):
+        require_own_folders(study_of(**named))
+    require_own_folders(study_of(starts={"t x": ["hr"], "t y": ["qt"]}))
 
 
 def config_of(study: Study, arm: Arm) -> ExperimentConfig:

@@ -38,12 +38,16 @@ class TestMerged:
         assert ended.code == 0
         study = json.loads((tmp_path / "out" / "study.json").read_text())
         assert [(row["topology"], row["variant"]) for row in study["arms"]] == [
-            ("federated", "one"), ("federated", "other"), ("centralized", ""),
+            ("federated", ""), ("federated", "other"), ("centralized", ""),
         ]  # fmt: skip
         results = [json.loads((runs / name / "results.json").read_text()) for name in ("one", "other", "pooled")]
         expected = [found["classification"]["macro"]["auroc"] for found in results]
         assert [row["auroc"] for row in study["arms"]] == pytest.approx(expected, abs=1e-2)
         assert study["arms"][1]["settings"]["finetune.learning_rate"] == 0.01
+        assert {row["kind"] for row in study["differences"]} == {"other - one", "federated - centralized"}
+        assert study["notes"] == [
+            "The runs differ in finetune.learning_rate as well; the report's differences are of all of it together."
+        ]
         assert (tmp_path / "out" / "report.html").is_file()
 
     def test_a_pooled_run_is_measured_on_the_test_records_of_the_federated_one(self, runs):

@@ -62,9 +62,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
-            ("[study]\nseed = [1]\n", r"study\.seed: extra inputs"),
-            ("[study]\nseeds = []\n", r"study\.seeds: .* at least 1"),
-            ("[study]\nepsilons = [0]\n", r"study\.epsilons\.0"),
+            ("[study]\nseed = [1]\n", r"unknown key study\.seed; did you mean study\.seeds\?"),
+            ("[study]\nseeds = []\n", r"study\.seeds must not be empty"),
+            ("[study]\nseeds = 0\n", r"study\.seeds must be a list in square brackets, not 0"),
+            ("[study]\nseeds = [0, 1, 0]\n", r"study\.seeds names 0 twice"),
+            ("[study]\nepsilons = [0]\n", r"study\.epsilons\.0 must be a list of numbers above 0, or 'inf', not 0"),
+            ("[study]\nepsilons = 8\n", r"study\.epsilons must be a list of numbers above 0, or 'inf', not 8"),
+            ("[study]\naudits = ['inf']\n", r'study\.audits\.0 must be a list of numbers above 0, not "inf"'),
+            ("[pretrain]\nenabled = false\n", "pretrain.enabled is false, and the start 'transferred'"),
+            ("[study.variants]\nlong = ['finetune.laps=3']\n", r"study\.variants 'long': .*finetune\.laps"),
             ("[study]\ntopologies = ['ring']\n", r"study\.topologies\.0"),
             ("[study]\nstarts = {}\n", "an entry each"),
             ("[study]\nstarts = {'../up' = []}\n", "cannot name a folder"),
