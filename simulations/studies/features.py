@@ -114,7 +114,7 @@ def failures(table: pd.DataFrame) -> list[str]:
     for name, title in (("pr", "PR"), ("qt", "QT")):
         lost = int((table[name].isna() & table["hr"].notna()).sum())
         if lost:
-            notes.append(f"NeuroKit2 found no {title} in {lost:,} further records.")
+            notes.append(f"NeuroKit2 found no {title} in {lost:,} {'further ' if failed else ''}records.")
     return notes
 
 
