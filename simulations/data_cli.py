@@ -96,6 +96,8 @@ def merge(
     One hospital a set, for federation.partition = "site-column":
     `cardiofed data merge sets/ptbxl sets/sph sets/two --site-a ptbxl --site-b sph`, and then a third:
     `cardiofed data merge sets/two sets/ludb sets/three --site-b ludb`
+
+    Where such a B counts its records or patients as A does, its ids get its site before them.
     """
     from core.ecg.merging import merge as merge_sets
 
