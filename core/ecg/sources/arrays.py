@@ -7,7 +7,8 @@ A folder holds
 ``records.csv``
     n rows in the same order: ``record_id`` (or ``record``); optionally ``patient_id`` (or ``patient``),
     ``site``, ``device``, ``strat_fold`` (or ``fold``), ``age``, ``sex`` (0 male, 1 female); and the labels, either as
-    five columns ``NORM MI STTC CD HYP`` of 0 and 1, or as one column ``labels`` like ``NORM`` or ``MI;CD``.
+    five columns ``NORM MI STTC CD HYP`` of 0 and 1, or as one column ``labels`` like ``NORM`` or ``MI;CD``. Columns
+    may be in any order and case; the file is read by :func:`core.ecg.sources.csv_tables.read_table`.
 ``arrays.json`` (optional)
     ``{"rate": 500, "leads": ["I", "II", ...], "units": "mV" | "uV" | "zscore", "normalisation": "none" |
     "lead-zscore" | "record-robust", "band": [0.5, 40]}``, each key optional; ``band`` says what the signals
@@ -15,7 +16,7 @@ A folder holds
 
 Without ``arrays.json`` a record is taken to last 10 s, 12 leads to be the standard ones and 8 to be I, II,
 V1-V6; floating signals whose leads all have mean 0 and deviation 1 are recognised as z-scored, others taken
-as millivolt.
+as millivolt. The rate and the unit that are so taken are said in notes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from core.ecg.labels import SUPERCLASSES
 from core.ecg.leads import INDEPENDENT_LEADS, LEADS, canonical_lead
 from core.ecg.preprocessing import NORMALISATIONS, SECONDS
 from core.ecg.sources import Recording, Source
+from core.ecg.sources.csv_tables import find_column, read_table
 from core.errors import DataError
 
 NEEDS = "signals.npy, records.csv and, if wanted, arrays.json"
@@ -75,7 +77,10 @@ def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, unit
     rows = _read_rows(folder / RECORDS_FILE, len(signals))
     table, notes = _records_table(rows, folder / RECORDS_FILE)
     leads = _lead_names(signals, said.get("leads"), folder)
-    file_rate = source_rate or said.get("rate") or _rate_of_ten_seconds(signals, folder)
+    file_rate = source_rate or said.get("rate")
+    if file_rate is None:
+        file_rate = _rate_of_ten_seconds(signals, folder)
+        notes.append(f"{folder} is taken to hold records of {SECONDS} s, at {file_rate} Hz.")
     meaning, more_notes = _meaning(signals, units, said, folder)
 
     def read(row: int) -> Recording:
@@ -121,7 +126,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         return {}
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}); mend it or remove it") from None
     if not isinstance(said, dict):
         raise DataError(f"{path} is no JSON object; mend it or remove it")
@@ -129,11 +134,13 @@ def _read_description(path: Path) -> dict[str, Any]:
         if key not in _KEYS:
             near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0.0)[0]
             raise DataError(f"{path} has the unknown key {key!r}; did you mean {near!r}?")
-    rate, band, units = said.get("rate"), said.get("band"), said.get("units")
+    rate, band, units, leads = said.get("rate"), said.get("band"), said.get("units"), said.get("leads")
     if rate is not None and not (type(rate) is int and rate > 0):
         raise DataError(f"{path} has rate {rate!r}; it must be a whole positive number of Hz")
     if units is not None and units not in UNITS:
         raise DataError(f"{path} has units {units!r}; use one of {', '.join(UNITS)}")
+    if leads is not None and not (isinstance(leads, list) and all(isinstance(lead, str) for lead in leads)):
+        raise DataError(f"{path} has leads {leads!r}; it must be a list of names, or absent")
     if said.get("normalisation", "none") not in NORMALISATIONS:
         raise DataError(f"{path} has normalisation {said['normalisation']!r}; use one of {', '.join(NORMALISATIONS)}")
     if band is not None:
@@ -152,10 +159,7 @@ def _band(band: object, path: Path) -> tuple[float, float]:
 def _read_rows(path: Path, count: int) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} is missing; the arrays format needs {SIGNALS_FILE} and {RECORDS_FILE}")
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); mend it") from None
+    rows = read_table(path)
     if len(rows) != count:
         raise DataError(f"{path} has {len(rows)} rows but {SIGNALS_FILE} {count} records; make them agree")
     return rows
@@ -163,23 +167,25 @@ def _read_rows(path: Path, count: int) -> pd.DataFrame:
 
 def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     notes = []
-    records = _first_column(rows, "record_id", "record")
+    records = find_column(rows, "record_id", "record")
     if records is None:
         raise DataError(f"{path} has no column 'record_id'; give each record an id")
-    patients = _first_column(rows, "patient_id", "patient")
+    if (records == "").any():
+        raise DataError(f"{path} has no record_id in row {int((records == '').idxmax()) + 1:,}; give each record an id")
+    patients = find_column(rows, "patient_id", "patient")
     if patients is None:
         patients = records
         notes.append(f"{path} has no column patient_id: each record counts as its own patient.")
-    sites, devices = _first_column(rows, "site"), _first_column(rows, "device")
-    folds = _first_column(rows, "strat_fold", "fold")
+    sites, devices = find_column(rows, "site"), find_column(rows, "device")
+    folds = find_column(rows, "strat_fold", "fold")
     table = pd.DataFrame(
         {
             "record": records,
             "patient": patients.where(patients != "", records),
             "site": "" if sites is None else sites,
             "fold": 0 if folds is None else read_numbers(folds, records, "fold", path).fillna(0),
-            "age": read_numbers(_first_column(rows, "age"), records, "age", path),
-            "sex": read_numbers(_first_column(rows, "sex"), records, "sex", path),
+            "age": read_numbers(find_column(rows, "age"), records, "age", path),
+            "sex": read_numbers(find_column(rows, "sex"), records, "sex", path),
         }
     )
     fractional = table["fold"] != table["fold"].astype("int64")
@@ -187,10 +193,6 @@ def _records_table(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
         raise DataError(f"record {records[fractional.idxmax()]} in {path} has a fold that is not whole; mend the row")
     table = table.assign(**label_columns(rows, records, path))
     return table if devices is None else table.assign(device=devices), notes
-
-
-def _first_column(rows: pd.DataFrame, *names: str) -> pd.Series | None:
-    return next((rows[name] for name in names if name in rows.columns), None)
 
 
 def read_numbers(texts: pd.Series | None, records: pd.Series, column: str, path: Path) -> pd.Series:
@@ -215,24 +217,26 @@ def read_numbers(texts: pd.Series | None, records: pd.Series, column: str, path:
 
 
 def label_columns(rows: pd.DataFrame, records: pd.Series, path: Path) -> dict[str, pd.Series]:
-    """Five columns of labels, from five such columns or from one column ``labels``.
+    """Five columns of labels, from five such columns or from one column ``labels``, named in any case.
 
     Raises
     ------
     DataError
         Neither is there, or a value is none of what they may hold; names the record.
     """
-    columns = [name for name in SUPERCLASSES if name in rows.columns]
+    found = {name: find_column(rows, name.casefold()) for name in SUPERCLASSES}
+    columns = [name for name in SUPERCLASSES if found[name] is not None]
     if columns:
         missing = [name for name in SUPERCLASSES if name not in columns]
         if missing:
             raise DataError(f"{path} has no column {missing[0]!r} beside {columns[0]!r}; give all five")
-        return {name: read_numbers(rows[name], records, name, path) for name in SUPERCLASSES}
-    if "labels" not in rows.columns:
+        return {name: read_numbers(column, records, name, path) for name, column in found.items()}
+    texts = find_column(rows, "labels")
+    if texts is None:
         raise DataError(
             f"{path} has no labels; give columns {', '.join(SUPERCLASSES)} of 0 and 1, or one column 'labels'"
         )
-    named = [{label.strip() for label in text.split(";")} - {""} for text in rows["labels"]]
+    named = [{label.strip() for label in text.split(";")} - {""} for text in texts]
     for record, labels in zip(records, named, strict=True):
         outside = sorted(labels - set(SUPERCLASSES))
         if outside:

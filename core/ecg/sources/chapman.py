@@ -26,6 +26,7 @@ from core.ecg.sources.intervals import interval_columns
 from core.ecg.sources.labelling import gather, packaged_rows, split_codes
 from core.ecg.sources.people import read_people
 from core.ecg.sources.record_folders import note_of_absent, note_of_unlisted, records_table
+from core.ecg.sources.units import refuse_implausible
 from core.errors import DataError
 
 NEEDS = "Diagnostics.xlsx and ECGData/*.csv or ECGDataDenoised/*.csv"
@@ -115,6 +116,7 @@ def read_chapman(path: Path, record: str) -> Recording:
         raise DataError(
             f"record {record}: a typical lead of {path} spans {span:g}, which is no microvolt; leave the record out"
         )
+    refuse_implausible(microvolt.T, path, record, unit="microvolt")
     return Recording(microvolt.T / 1000, tuple(leads), RATE)
 
 

@@ -51,7 +51,7 @@ def open_folder(folder: Path, *, rate: int) -> Source:
     Parameters
     ----------
     folder
-        As this module describes; parts that are absent are noted, not missed.
+        As this module describes; parts that are absent or damaged are noted, not missed.
     rate
         Hz wanted (the import resamples from 400).
 
@@ -78,7 +78,7 @@ def open_folder(folder: Path, *, rate: int) -> Source:
         raise DataError(
             f"{path} lists exam {rows['exam_id'][rows['exam_id'].duplicated()].iloc[0]} twice; keep one row"
         )
-    places, unlisted = _find_exams(folder, parts, set(rows["exam_id"]))
+    places, unlisted, damaged = _find_exams(folder, parts, set(rows["exam_id"]))
     if not places:
         raise DataError(f"no exam of the .hdf5 files in {folder} is in {EXAMS_FILE}; use the files of one release")
     listed = len(rows)
@@ -108,6 +108,7 @@ def open_folder(folder: Path, *, rate: int) -> Source:
         notes=(
             *notes,
             *more_notes,
+            *(f"A part is left out with its exams: {reason}." for reason in damaged),
             *note_of_unlisted(unlisted, EXAMS_FILE),
             *note_of_others(files, {Path(EXAMS_FILE), *parts}, "records of CODE-15%"),
         ),
@@ -115,14 +116,35 @@ def open_folder(folder: Path, *, rate: int) -> Source:
     )
 
 
-def _find_exams(folder: Path, parts: list[Path], listed: set[str]) -> tuple[dict[str, tuple[Path, int]], list[str]]:
-    """Exam -> its part and row, and exams that the table does not list."""
+def _exam_ids(path: Path) -> NDArray[Any]:
+    ids = read_array(path, "exam_id", path.name)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise DataError(f"{path} holds no row of exam ids; restore it or take it away")
+    return ids
+
+
+def _find_exams(
+    folder: Path, parts: list[Path], listed: set[str]
+) -> tuple[dict[str, tuple[Path, int]], list[str], list[str]]:
+    """Exam -> its part and row, exams that the table does not list, and what is wrong with damaged parts.
+
+    Raises
+    ------
+    DataError
+        All parts are damaged, or two hold the same exam.
+    """
     places: dict[str, tuple[Path, int]] = {}
-    unlisted = []
+    unlisted: list[str] = []
+    damaged: list[str] = []
     for part in parts:
-        ids = read_array(folder / part, "exam_id", part.name)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise DataError(f"{folder / part} holds no row of exam ids; restore it or take it away")
+        try:
+            ids = _exam_ids(folder / part)
+        except DataError as error:
+            # The good parts will do; which exams the damaged one has, it does not tell.
+            damaged.append(str(error))
+            if len(damaged) == len(parts):
+                raise
+            continue
         for index, exam in enumerate(ids.tolist()):
             if exam == 0:
                 # A part ends with a row that is not filled.
@@ -133,7 +155,7 @@ def _find_exams(folder: Path, parts: list[Path], listed: set[str]) -> tuple[dict
                 raise DataError(f"exam {exam} is in {places[str(exam)][0]} and again in {part}; take one of them away")
             else:
                 places[str(exam)] = part, index
-    return places, unlisted
+    return places, unlisted, damaged
 
 
 def _labels(rows: pd.DataFrame, path: Path) -> tuple[NDArray[np.uint8], dict[str, int], list[str]]:

@@ -1,7 +1,7 @@
 """CSV exports, one file a record with a column a lead, and a CSV of their labels.
 
 What the table has: :mod:`core.ecg.sources.labelled_records`. A record's file begins with a line of lead names, in any
-spelling; a column ``time`` may stand beside them, and a unit behind a name (``II [uV]``).
+spelling; a column ``time`` may stand beside them, and a unit behind a name (``II [uV]``, ``time [ms]``).
 """
 
 from __future__ import annotations
@@ -22,10 +22,21 @@ NEEDS = f"<record>.csv with a column a lead, in any folders, {NEEDS_TABLE}"
 
 _ENDINGS = (".csv", ".tsv", ".txt")
 _UNIT = re.compile(r"(.*?)\s*[\[(]\s*([^\])]+?)\s*[\])]\s*")
-_TIMES = {"time", "t", "time_s", "time_ms", "timestamp", "seconds", "ms"}
+# Names of a column of times, and the unit that a name says.
+_TIMES = {
+    **dict.fromkeys(("time", "t", "timestamp"), ""),
+    **dict.fromkeys(("time_s", "seconds"), "s"),
+    **dict.fromkeys(("time_ms", "ms"), "ms"),
+    "time_us": "us",
+}
 _COUNTERS = {"", "sample", "samples", "index", "n"}
-# Steps between samples of 50 to 2,000 Hz, in s and in ms: they do not overlap.
-_STEPS = {1.0: (0.0005, 0.02), 1000.0: (0.5, 20.0)}
+_PER_SECOND = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e3),
+    **dict.fromkeys(("us", "µs", "μs", "usec", "microsecond", "microseconds"), 1e6),
+}
+# Hz that an ECG may have: steps in s and in ms do not overlap within them.
+_PLAUSIBLE_RATES = (50.0, 4000.0)
 
 
 def open_folder(
@@ -48,7 +59,8 @@ def open_folder(
     labels, codes
         See :func:`core.ecg.sources.labelled_records.open_labelled`.
     source_rate
-        Samples a second in the files; without it they need a column ``time`` in s or ms.
+        Samples a second in the files; without it they need a column ``time`` in s, ms or us. Times in whole numbers
+        without a unit may count samples, and do not tell the rate.
     units
         ``mV``, ``uV``, ``V`` or ``nV``; without it every name of a lead needs its unit.
 
@@ -91,21 +103,21 @@ def read_csv_record(
     titles, values = read_numbers(place, name)
     if not titles:
         raise DataError(f"record {name}: {place} has no line of lead names; write one (I, II, ...) above the numbers")
-    leads, factors, timed = [], [], None
+    leads, factors, timed, time_unit = [], [], None, ""
     kept = []
     for column, title in enumerate(titles):
         match = _UNIT.fullmatch(title)
         bare, unit = (match[1], match[2]) if match else (title, None)
         folded = bare.strip().casefold()
         if folded in _TIMES:
-            timed = values[:, column]
+            timed, time_unit = values[:, column], (unit or _TIMES[folded]).strip()
         elif folded not in _COUNTERS:
             kept.append(column)
             leads.append(bare.strip())
             factors.append(_factor(unit, units, place, name))
     if not kept:
         raise DataError(f"record {name}: {place} has no column of a lead; name the leads in its first line")
-    rate = _rate(timed, source_rate, place, name)
+    rate = _rate(timed, time_unit, source_rate, place, name)
     return Recording(values[:, kept].T * np.array(factors)[:, None], tuple(leads), rate)
 
 
@@ -126,23 +138,57 @@ def _factor(written: str | None, units: str | None, path: Path, record: str) -> 
     return millivolt_per(units, record)
 
 
-def _rate(timed: NDArray[np.float64] | None, source_rate: int | None, path: Path, record: str) -> int:
+def _rate(timed: NDArray[np.float64] | None, unit: str, source_rate: int | None, path: Path, record: str) -> int:
     """Hz as said, checked against the column of times where there is one, or else taken from it."""
-    measured = None
-    if timed is not None and len(timed) > 1:
-        step = float(timed[-1] - timed[0]) / (len(timed) - 1)
-        unit = next((unit for unit, (low, high) in _STEPS.items() if low <= step <= high), None)
-        measured = unit / step if unit else None
-        even = np.isfinite(timed).all() and np.abs(np.diff(timed) - step).max() <= 0.5 * abs(step)
-        if not even:
-            raise DataError(f"record {record}: {path} has times that are not evenly spaced; leave the record out")
+    step = None if timed is None or len(timed) < 2 else _step(timed, path, record)
+    per_second = None if step is None else _per_second(step, unit)
     if source_rate is None:
-        if measured is None or abs(measured - round(measured)) > 0.01 * measured:
-            raise DataError(f"record {record}: {path} does not say its rate; say --source-rate")
-        return round(measured)
-    if measured is not None and abs(measured - source_rate) > 0.02 * source_rate:
+        return _rate_of_times(step, per_second, unit, path, record)
+    if step is not None and per_second is not None and abs(per_second / step - source_rate) > 0.02 * source_rate:
         raise DataError(
-            f"record {record}: the times in {path} say {measured:.0f} Hz, but it is said to have {source_rate}; leave "
-            "--source-rate out"
+            f"record {record}: the times in {path} say {per_second / step:.0f} Hz, but it is said to have {source_rate}; "
+            "leave --source-rate out or mend the times"
         )
     return source_rate
+
+
+def _step(timed: NDArray[np.float64], path: Path, record: str) -> float:
+    step = float(timed[-1] - timed[0]) / (len(timed) - 1)
+    if not (np.isfinite(timed).all() and 0 < step < np.inf and np.abs(np.diff(timed) - step).max() <= 0.5 * step):
+        raise DataError(
+            f"record {record}: {path} has times that are not evenly spaced and rising; leave the record out"
+        )
+    return step
+
+
+def _per_second(step: float, unit: str) -> float | None:
+    """How many of the times' unit make a second; None where nothing tells."""
+    if unit:
+        return _PER_SECOND.get(unit.casefold())
+    # A counter of samples looks like milliseconds: 0, 1, 2 would be 1,000 Hz whatever the rate is.
+    if _is_whole(step):
+        return None
+    low, high = _PLAUSIBLE_RATES
+    return next((per_second for per_second in (1.0, 1e3) if low <= per_second / step <= high), None)
+
+
+def _is_whole(step: float) -> bool:
+    return step > 0.5 and abs(step - round(step)) < 1e-6 * step
+
+
+def _rate_of_times(step: float | None, per_second: float | None, unit: str, path: Path, record: str) -> int:
+    if step is not None and per_second is None and unit:
+        raise DataError(
+            f"record {record}: {path} has times in {unit!r}, which is none of s, ms and us; say --source-rate"
+        )
+    if step is not None and per_second is None and _is_whole(step):
+        raise DataError(
+            f"record {record}: {path} has times in steps of {step:.0f} without a unit, which may count samples; say "
+            "--source-rate, or write the unit as 'time [ms]'"
+        )
+    rate = None if step is None or per_second is None else per_second / step
+    if rate is not None and not _PLAUSIBLE_RATES[0] <= rate <= _PLAUSIBLE_RATES[1]:
+        raise DataError(f"record {record}: the times in {path} say {rate:.3g} Hz, which no ECG has; mend their unit")
+    if rate is None or abs(rate - round(rate)) > 0.01 * rate:
+        raise DataError(f"record {record}: {path} does not say its rate; say --source-rate")
+    return round(rate)

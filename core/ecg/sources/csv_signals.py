@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from core.ecg.sources.csv_tables import read_text, separator_of
 from core.errors import DataError
+
+# Thousands never begin with a zero, and decimals between -1 and 1, which every ECG has, always do.
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:[.,]\d{3})+")
 
 
 def read_numbers(path: Path, record: str) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -29,7 +34,8 @@ def read_numbers(path: Path, record: str) -> tuple[tuple[str, ...], NDArray[np.f
     Raises
     ------
     DataError
-        The file is missing or empty, a cell is no number, or a line has another number of cells than the first.
+        The file is missing or empty, a cell is no number, a line has another number of cells than the first, or the
+        numbers have thousands separators.
     """
     try:
         text = read_text(path)
@@ -48,6 +54,11 @@ def read_numbers(path: Path, record: str) -> tuple[tuple[str, ...], NDArray[np.f
     names = [] if _is_numbers(first, separator) else _cells(first, separator)
     numbers = lines[1 if names else 0 :]
     decimal = "," if separator != "," and any("," in line for line in numbers) else "."
+    if _has_thousands(numbers, separator, decimal):
+        raise DataError(
+            f"record {record}: {path} has whole numbers beside numbers such as 5{decimal}650, which look like thousands; "
+            "save it without thousands separators"
+        )
     try:
         table = pd.read_csv(
             io.StringIO(text),
@@ -73,6 +84,22 @@ def _cells(line: str, separator: str) -> list[str]:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
     except (csv.Error, StopIteration):
         return [line]
+
+
+def _has_thousands(lines: Sequence[str], separator: str, mark: str) -> bool:
+    """Whether a mark that would be the decimal one groups thousands instead, in a column that has plain numbers as well."""
+    # Most files have no mark, or a 0.1 early on, and end here.
+    marked = [line for line in lines if mark in line]
+    cells_marked = (cell for line in marked for cell in _bare_cells(line, separator) if mark in cell)
+    if not marked or not all(map(_THOUSANDS.fullmatch, cells_marked)):
+        return False
+    columns = zip(*(_bare_cells(line, separator) for line in lines), strict=False)
+    return any(any(mark in cell for cell in cells) and any(map(str.isdecimal, cells)) for cells in columns)
+
+
+def _bare_cells(line: str, separator: str) -> list[str]:
+    """Cells without quotes and signs."""
+    return [cell.strip(' "+-') for cell in line.split(separator)]
 
 
 def _is_numbers(line: str, separator: str) -> bool:

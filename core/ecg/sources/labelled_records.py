@@ -128,20 +128,23 @@ def open_labelled(
 
 
 def _match(given: pd.Series, files: list[Path], path: Path) -> NDArray[np.intp]:
-    """For each row the place of its file, -1 where there is none: by its whole path, else by its name alone."""
-    whole = {file.as_posix(): place for place, file in enumerate(files)}
-    whole |= {file.with_suffix("").as_posix(): place for place, file in enumerate(files)}
+    """For each row the place of its file, -1 where there is none: by its whole path, else without ending, else by name."""
+    whole: dict[str, list[int]] = {file.as_posix(): [place] for place, file in enumerate(files)}
+    without_ending: dict[str, list[int]] = {}
     by_name: dict[str, list[int]] = {}
     for place, file in enumerate(files):
+        without_ending.setdefault(file.with_suffix("").as_posix(), []).append(place)
         for key in {file.name, file.stem}:
             by_name.setdefault(key, []).append(place)
     found = np.full(len(given), -1, dtype=np.intp)
     matched: set[int] = set()
     for row, text in enumerate(given):
         key = PurePosixPath(text.replace("\\", "/")).as_posix().removeprefix("./")
-        alike = by_name.get(PurePosixPath(key).name, []) if key not in whole else [whole[key]]
+        alike = whole.get(key) or without_ending.get(key) or by_name.get(PurePosixPath(key).name, [])
         if len(alike) > 1:
-            raise DataError(f"{path} lists {text!r}, which is the name of {len(alike)} files; write it with its folder")
+            raise DataError(
+                f"{path} lists {text!r}, which is the name of {len(alike)} files; write it with its folder and ending"
+            )
         if matched & set(alike):
             raise DataError(f"{path} lists {text!r} twice; keep one of the rows")
         found[row] = alike[0] if alike else -1
@@ -155,7 +158,7 @@ def _labels(
     """Labels, the codes that gave none, and the codes where they are of a known system."""
     column = find_column(rows, "codes", "code", "dx")
     if codes is None:
-        if column is not None and not {*SUPERCLASSES, "labels"} & set(rows.columns):
+        if column is not None and find_column(rows, *(name.casefold() for name in SUPERCLASSES), "labels") is None:
             raise DataError(
                 f"{path} has a column of codes; say of which system: --codes scp, snomed, aha or a table of own"
             )
@@ -218,6 +221,7 @@ def _further(rows: pd.DataFrame, names: pd.Series, path: Path) -> dict[str, Any]
     if device is not None:
         further["device"] = device.tolist()
     for name in _INTERVALS:
-        if name in rows.columns:
-            further[name] = read_numbers(rows[name], names, name, path).to_numpy()
+        measured = find_column(rows, name)
+        if measured is not None:
+            further[name] = read_numbers(measured, names, name, path).to_numpy()
     return further

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ FILENAME_COLUMNS = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "site", "scp_codes", "strat_fold")
 # PTB-XL writes 300 for every age above 89, to protect the oldest patients.
 _HIDDEN_AGE, _OLDEST_AGE = 300, 90
+# A number of more digits is no id, and none that a float holds to the last.
+_MOST = 10**15
 
 
 def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, minimum_likelihood: float = 0.0) -> Source:
@@ -63,7 +66,14 @@ def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, mini
     files = rows[FILENAME_COLUMNS[file_rate]].tolist()
 
     def read(row: int) -> Recording:
-        recording = read_wfdb(folder / files[row], names[row])
+        file = Path(files[row])
+        # Nothing outside the folder is a record of it.
+        if not file.name or file.is_absolute() or ".." in file.parts:
+            raise DataError(
+                f"record {names[row]} has {FILENAME_COLUMNS[file_rate]} {files[row]!r}, which is no file in {folder}; mend "
+                "the row or leave the record out"
+            )
+        recording = read_wfdb(folder / file, names[row])
         if recording.rate != file_rate:
             raise DataError(
                 f"record {names[row]} has {recording.rate} Hz but lies in records{file_rate}; "
@@ -74,7 +84,16 @@ def open_folder(folder: Path, *, rate: int, source_rate: int | None = None, mini
     notes: tuple[str, ...] = ()
     if file_rate != rate:
         notes = (f"{folder} is read at {file_rate} Hz and resampled to {rate} Hz.",)
-    return Source(name="ptbxl", table=table, read=read, notes=notes, system="scp", codes=tuple(map(tuple, codes)))
+    unmapped = Counter(code for one in codes for code in one if code not in statements)
+    return Source(
+        name="ptbxl",
+        table=table,
+        read=read,
+        notes=notes,
+        unmapped=dict(unmapped.most_common()),
+        system="scp",
+        codes=tuple(map(tuple, codes)),
+    )
 
 
 def _available_rate(folder: Path, wanted: int, source_rate: int | None) -> int:
@@ -121,7 +140,7 @@ def _records_table(rows: pd.DataFrame, names: list[str], labels: NDArray[np.uint
                 name if number is None else f"ptbxl-p{number:05d}" for number, name in zip(patients, names, strict=True)
             ],
             "site": ["" if number is None else str(number) for number in whole("site")],
-            "fold": [number or 0 for number in whole("strat_fold")],
+            "fold": [_fold(number, name) for number, name in zip(whole("strat_fold"), names, strict=True)],
             "age": ages.replace(_HIDDEN_AGE, _OLDEST_AGE),
             "sex": pd.Series(whole("sex"), dtype=float),
             # Padded in the release: "CS-12   E".
@@ -136,8 +155,15 @@ def _scp_codes(text: str, name: str) -> dict[str, float]:
         return {}
     try:
         return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
-    except (ValueError, SyntaxError, TypeError, AttributeError):
-        raise DataError(f"record {name} has scp_codes {text!r}, which is no dictionary; mend the row") from None
+    except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError):
+        # The last two: Python's parser on thousands of signs or brackets.
+        raise DataError(f"record {name} has scp_codes {text[:60]!r}, which is no dictionary; mend the row") from None
+
+
+def _fold(number: int | None, name: str) -> int:
+    if number is not None and number < 0:
+        raise DataError(f"record {name} has strat_fold {number}, which is below 0; mend the row")
+    return number or 0
 
 
 def _number(text: str, column: str, name: str) -> float:
@@ -149,6 +175,6 @@ def _number(text: str, column: str, name: str) -> float:
 
 def _whole(text: str, column: str, name: str) -> int:
     number = _number(text, column, name)
-    if not np.isfinite(number) or number != int(number):
+    if not abs(number) < _MOST or number != int(number):
         raise DataError(f"record {name} has {column} {text!r}, which is no whole number; mend the row")
     return int(number)

@@ -67,7 +67,10 @@ def open_folder(folder: Path, *, rate: int) -> Source:
     if rates is not None and not rates.isin([str(RATE)]).all():
         raise DataError(f"{path} has records that are not at {RATE} Hz; use the file of the release")
     files = walk_files(folder)
-    by_name = {file.stem: file for file in files if file.suffix.casefold() == ".h5"}
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        if file.suffix.casefold() == ".h5":
+            by_name.setdefault(file.stem, []).append(file)
     rows = rows.assign(ECG_ID=[text.removesuffix(".h5") for text in rows["ECG_ID"]])
     twice = rows["ECG_ID"].duplicated()
     if twice.any():
@@ -83,7 +86,17 @@ def open_folder(folder: Path, *, rate: int) -> Source:
     codes = tuple(split_codes(text) for text in rows["AHA_Code"])
     labels, unmapped = gather(superclasses_of("aha", one) for one in codes)
     people, notes = read_people(rows["Age"], rows["Sex"])
-    taken = {Path(METADATA_FILE), *by_name.values()}
+    taken = {Path(METADATA_FILE), *(file for same in by_name.values() for file in same)}
+
+    def read(row: int) -> Recording:
+        same = by_name[ids[row]]
+        if len(same) > 1:
+            raise DataError(
+                f"record {names[row]}: {ids[row]}.h5 is the name of {len(same)} files in {folder} ({same[0]}, {same[1]}); "
+                "keep the one that is meant"
+            )
+        return read_sph(folder / same[0], names[row])
+
     return Source(
         name="sph",
         table=records_table(
@@ -92,7 +105,7 @@ def open_folder(folder: Path, *, rate: int) -> Source:
             patient=[f"sph-p{text}" if text else name for text, name in zip(rows["Patient_ID"], names, strict=True)],
             **people,
         ),
-        read=lambda row: read_sph(folder / by_name[ids[row]], names[row]),
+        read=read,
         notes=(
             *notes,
             *note_of_absent(absent, METADATA_FILE),

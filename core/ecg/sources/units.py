@@ -13,6 +13,11 @@ from core.errors import DataError
 _MILLIVOLT_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
 # No lead of a living person spans it, and none of a readable ECG in microvolt spans less.
 _IMPLAUSIBLE_MILLIVOLT = 100.0
+_PER_MILLIVOLT = {"millivolt": 1.0, "microvolt": 1e3}
+# Below, no beat can be told from the next; above, no recorder works. An ECG with a step of 1 V shows nothing, and none has a
+# step of a femtovolt.
+_RATES = (20, 100_000)
+_GAINS = (1e-3, 1e9)
 
 
 def millivolt_per(unit: str, record: str) -> float:
@@ -36,25 +41,68 @@ def millivolt_per(unit: str, record: str) -> float:
     return factor
 
 
-def refuse_implausible(signal: NDArray[Any], path: Path, record: str) -> None:
-    """Raise where samples that are taken for mV cannot be: a typical lead spans more than 100.
+def refuse_rate(rate: float, record: str) -> None:
+    """Raise where a sampling rate is that of no ECG: below 20 or above 100,000 Hz.
 
-    Where a file does not say its unit, this tells microvolt (some 1,000) from millivolt (some 1). Volt (0.001) is smaller
-    than any noise, but so is a detached lead, so that it is left to the check of the whole set.
+    Raises
+    ------
+    DataError
+        Names the record.
+    """
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise DataError(
+            f"record {record} has a rate of {rate:g} Hz, which is outside {_RATES[0]} to {_RATES[1]:,} Hz; mend its header "
+            "or leave the record out"
+        )
+
+
+def refuse_gain(per_millivolt: float, lead: str, record: str) -> None:
+    """Raise where a gain is that of no ECG: below 0.001 or above 1,000,000,000 steps a mV.
+
+    Raises
+    ------
+    DataError
+        Names the record and the lead.
+    """
+    if not _GAINS[0] <= per_millivolt <= _GAINS[1]:
+        raise DataError(
+            f"record {record} has a gain of {per_millivolt:g} steps a mV in lead {lead}, which is outside {_GAINS[0]:g} to "
+            f"{_GAINS[1]:g}; mend its header or leave the record out"
+        )
+
+
+def refuse_implausible(signal: NDArray[Any], path: Path, record: str, *, unit: str = "millivolt") -> None:
+    """Raise where samples cannot be in the unit they are taken for: a lead spans more than 100 mV.
+
+    Where a file does not say its unit, this tells microvolt (some 1,000) from millivolt (some 1), of the whole record and of
+    one lead among others. Volt (0.001) is smaller than any noise, but so is a detached lead, so that it is left to the check
+    of the whole set.
 
     Parameters
     ----------
     signal
         (leads, samples).
+    unit
+        ``"millivolt"`` or ``"microvolt"``.
 
     Raises
     ------
     DataError
         Names the file.
     """
+    most = _IMPLAUSIBLE_MILLIVOLT * _PER_MILLIVOLT[unit]
     finite = np.where(np.isfinite(signal), signal, 0)
-    span = float(np.median(np.ptp(finite, axis=-1)))
-    if span > _IMPLAUSIBLE_MILLIVOLT:
+    spans = np.ptp(finite, axis=-1)
+    typical = float(np.median(spans))
+    if typical > most:
         raise DataError(
-            f"record {record}: a typical lead of {path} spans {span:.0f}, which is no millivolt; leave the record out"
+            f"record {record}: a typical lead of {path} spans {typical:.0f}, which is no {unit}; leave the record out"
         )
+    for place in np.flatnonzero(spans > most):
+        # One spike of a loose electrode tells nothing of the unit.
+        low, high = np.percentile(finite[place], (1, 99))
+        if high - low > most:
+            raise DataError(
+                f"record {record}: lead number {place + 1} of {path} spans {high - low:.0f}, which is no {unit}; leave the "
+                "record out"
+            )

@@ -17,6 +17,9 @@ from core.ecg.sources.wfdb_header import Header
 INVALID = -32_768
 """What format 16 writes where it has no sample."""
 
+# Bytes a sample. A file may have as many beyond its frames: some writers pad.
+_WIDTH = 2
+
 
 def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
     """Read the samples of a record whose header is read.
@@ -32,7 +35,8 @@ def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
     -------
     ndarray or None
         (leads, samples) in steps, :data:`INVALID` where there is none. None where the record is of another kind, or its
-        file is missing or too short: wfdb then reads it, or says what is wrong.
+        file is missing or of another size: the slow way then reads it, or says what is wrong. Where the header does not say
+        its length, the file does.
     """
     first = header.leads[0]
     shape = (first.file, first.byte_offset)
@@ -41,17 +45,20 @@ def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
         for lead in header.leads
     )
     # A name with a folder in it would leave the record's own.
-    if not simple or header.samples is None or Path(first.file).name != first.file:
+    if not simple or Path(first.file).name != first.file:
         return None
-    count = header.samples * len(header.leads)
+    frame = _WIDTH * len(header.leads)
     try:
         with open(folder / first.file, "rb", buffering=0) as file:
-            # Looked at first: a header may announce more than any memory holds.
-            if os.fstat(file.fileno()).st_size < first.byte_offset + 2 * count:
+            # Looked at first: a header may announce more than any memory holds, or other leads than are interleaved.
+            here = os.fstat(file.fileno()).st_size - first.byte_offset
+            length = here // frame if header.samples is None else header.samples
+            if length < 1 or not 0 <= here - length * frame <= _WIDTH:
                 return None
             file.seek(first.byte_offset)
-            content = file.read(2 * count)
-    except OSError:
+            content = file.read(length * frame)
+    except (OSError, ValueError):
+        # ValueError: a name with a zero byte.
         return None
     samples = np.frombuffer(content, dtype="<i2")
-    return np.ascontiguousarray(samples.reshape(header.samples, len(header.leads)).T)
+    return np.ascontiguousarray(samples.reshape(length, len(header.leads)).T)

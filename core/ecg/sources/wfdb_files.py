@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,20 @@ from core.ecg.sources import Recording
 from core.ecg.sources.wfdb_fast import INVALID, read_format16
 from core.ecg.sources.wfdb_header import Header, check_sums, read_header, to_millivolt
 from core.errors import DataError
+
+# Format -> so many bytes for so many samples; the compressed formats have no fixed number.
+_BYTES = {
+    8: (1, 1),
+    16: (2, 1),
+    24: (3, 1),
+    32: (4, 1),
+    61: (2, 1),
+    80: (1, 1),
+    160: (2, 1),
+    212: (3, 2),
+    310: (4, 3),
+    311: (4, 3),
+}
 
 
 def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
@@ -31,8 +48,9 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
     Raises
     ------
     DataError
-        A file is missing, truncated or malformed, the samples do not add up to the header's checksums, or a lead has no
-        gain or a unit that is no voltage.
+        A file is missing, truncated or malformed, or of another size than the header's leads, samples and format make; the
+        samples are not those of the header's checksums and initial values; or a lead has no gain or a unit that is no
+        voltage.
     """
     stem = Path(path)
     if stem.suffix == ".hea":
@@ -55,10 +73,11 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
 
 def _read_any(stem: Path, header: Header, place: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Samples (leads, samples) of any kind of record, and which of them are invalid."""
-    import wfdb
-
+    files = list(dict.fromkeys(lead.file for lead in header.leads))
+    for file in files:
+        _require_size(place, header, file, name)
     try:
-        content = wfdb.rdrecord(str(stem), physical=False)
+        content = _read_by_wfdb(stem, header, place)
         digital = np.asarray(content.d_signal).T
         # Each format has its own code for an invalid sample; wfdb knows them.
         invalid = np.isnan(content.dac()).T
@@ -72,7 +91,59 @@ def _read_any(stem: Path, header: Header, place: Path, name: str) -> tuple[np.nd
             f"record {name}: {stem} is truncated or malformed ({error}); restore it or leave the record out"
         ) from None
     _require_agreement(header, digital, understood, place, name)
+    if header.samples is None:
+        # wfdb has taken the length from the first file: the others must have the same.
+        for file in files:
+            _require_size(place, replace(header, samples=digital.shape[1]), file, name)
     return digital, invalid
+
+
+def _read_by_wfdb(stem: Path, header: Header, place: Path) -> Any:
+    import wfdb
+
+    if header.samples is not None:
+        return wfdb.rdrecord(str(stem), physical=False)
+    # wfdb takes a length of 0 for an empty record, and looks at the file only where none is written.
+    with tempfile.TemporaryDirectory() as folder:
+        for file in {lead.file for lead in header.leads}:
+            shutil.copyfile(place.parent / file, Path(folder) / Path(file).name)
+        said = [line.strip() for line in place.read_bytes().decode("latin-1").splitlines()]
+        first = next(number for number, line in enumerate(said) if line and not line.startswith("#"))
+        said[first] = " ".join(said[first].split()[:3])
+        (Path(folder) / place.name).write_text("\n".join(said) + "\n", encoding="latin-1")
+        return wfdb.rdrecord(str(Path(folder) / stem.name), physical=False)
+
+
+def _require_size(place: Path, header: Header, file: str, name: str) -> None:
+    """Raise where a signal file is of another size than the leads in it, their samples and their format make.
+
+    A header of other leads, or of another format, than the file's would otherwise give shuffled samples without a word. One
+    sample too many is padding; of skewed leads the frames that make up for it may follow.
+    """
+    leads = [lead for lead in header.leads if lead.file == file]
+    first = leads[0]
+    path = place.parent / file
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"record {name}: {path} is missing; restore it or leave the record out") from None
+    except (OSError, ValueError):
+        # wfdb says what is wrong.
+        return
+    if first.format not in _BYTES:
+        return
+    here = size - first.byte_offset
+    width, samples = _BYTES[first.format]
+    frame = sum(lead.samples_per_frame for lead in leads)
+    length = max(here, 0) * samples // (width * max(frame, 1)) if header.samples is None else header.samples
+    least = -(-length * frame * width // samples)
+    spare = -(-(1 + max(lead.skew for lead in leads) * frame) * width // samples)
+    if length < 1 or not 0 <= here - least <= spare:
+        raise DataError(
+            f"record {name}: {path} is truncated or malformed, or of other leads, since it has {size:,} bytes where {place} "
+            f"makes {first.byte_offset + least:,} ({len(leads)} leads of {length:,} samples in format {first.format}); "
+            "restore both files or leave the record out"
+        )
 
 
 def _require_agreement(

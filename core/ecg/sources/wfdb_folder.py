@@ -54,14 +54,16 @@ def open_folder(folder: Path, *, rate: int, labels: str | Path | None = None, co
 
 
 def read_any_wfdb(header: Path, record: str) -> Recording:
-    """Read a record by its header: as the challenge's where a ``.mat`` lies beside it, else through wfdb.
+    """Read a record by its header: as the challenge's where it names the ``.mat`` that lies beside it, else through wfdb.
 
     Raises
     ------
     DataError
         As either.
     """
-    if header.with_suffix(".mat").is_file():
+    matlab = header.with_suffix(".mat")
+    # The header says where the samples are: a .mat that it does not name may be of anything.
+    if matlab.is_file() and all(lead.file == matlab.name for lead in read_header(header, record).leads):
         return read_challenge(header, record)
     return read_wfdb(header, record)
 

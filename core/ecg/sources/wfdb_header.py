@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.ecg.sources.units import millivolt_per
+from core.ecg.sources.units import millivolt_per, refuse_gain, refuse_rate
 from core.errors import DataError
 
 # With bounds: Python makes no number of thousands of digits.
@@ -23,6 +23,18 @@ _FORMAT = re.compile(r"(\d{1,9})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,18}))?"
 _GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,18})\))?(?:/(\S+))?")
 _RATE = re.compile(r"(\d+\.?\d*|\.\d+)(?:/\S*)?")
 _WHOLE = re.compile(r"[-+]?\d{1,18}")
+# What each format writes where it has no sample.
+_INVALID = {
+    16: -(2**15),
+    24: -(2**23),
+    32: -(2**31),
+    61: -(2**15),
+    80: -128,
+    160: -(2**15),
+    212: -2048,
+    310: -512,
+    311: -512,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Header:
     rate
         Hz.
     samples
-        Length of every lead, or None where the header does not say.
+        Length of every lead, or None where the header does not say (or says 0, which means the same).
     leads
         One a signal line.
     comments
@@ -111,8 +123,10 @@ def read_header(path: Path, record: str) -> Header:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"record {record}: {path} is missing; restore it or leave the record out") from None
-    except OSError as error:
-        raise DataError(f"record {record}: {path} cannot be read ({error.strerror}); mend that") from None
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a zero byte.
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"record {record}: {str(path)!r} cannot be read ({reason}); mend that") from None
     lines = [line.strip() for line in _text(content).splitlines()]
     comments = tuple(line[1:].strip() for line in lines if line.startswith("#"))
     said = [line for line in lines if line and not line.startswith("#")]
@@ -136,11 +150,13 @@ def to_millivolt(digital: NDArray[Any], header: Header, record: str) -> NDArray[
     Raises
     ------
     DataError
-        The unit of a lead is no voltage.
+        The unit of a lead is no voltage, or its gain is that of no ECG.
     """
     gain = np.array([lead.gain for lead in header.leads])
     baseline = np.array([lead.baseline for lead in header.leads], dtype=np.float64)
     factor = np.array([millivolt_per(lead.unit, record) for lead in header.leads])
+    for lead, per_millivolt in zip(header.leads, (gain / factor).tolist(), strict=True):
+        refuse_gain(per_millivolt, lead.name or "?", record)
     # In this order, as wfdb does, so that either way of reading gives the same bits; in place, each lead in one piece, and
     # nothing done that changes nothing: an import spends a good part of its time here.
     signal = np.ascontiguousarray(digital).astype(np.float64)
@@ -153,14 +169,15 @@ def to_millivolt(digital: NDArray[Any], header: Header, record: str) -> NDArray[
 
 
 def check_sums(digital: NDArray[Any], header: Header, path: Path, record: str) -> None:
-    """Raise where the samples (leads, samples) of a lead do not add up to the header's checksum.
+    """Raise where the samples (leads, samples) of a lead do not add up to the header's checksum, or begin with another.
 
-    It tells a damaged file, and one in another format or of another record, from a good one. 0 counts as not filled in.
+    It tells a damaged file, and one in another format or of another record, from a good one. A checksum or an initial value
+    of 0 counts as not filled in.
 
     Raises
     ------
     DataError
-        A sum differs.
+        A sum or a first sample differs.
     """
     # In 16 bits the sum wraps as the checksum does, and takes no wider copy.
     sums = digital.sum(axis=1, dtype=np.int16 if digital.dtype == np.int16 else np.int64).tolist()
@@ -169,6 +186,13 @@ def check_sums(digital: NDArray[Any], header: Header, path: Path, record: str) -
             raise DataError(
                 f"record {record}: the samples of lead {lead.name or '?'} do not add up to the checksum in {path}, so they "
                 "are damaged or of another record; restore the record or leave it out"
+            )
+    firsts = digital[:, 0].tolist() if digital.shape[1] else []
+    for lead, first in zip(header.leads, firsts, strict=False):
+        if lead.initial and first != lead.initial and first != _INVALID.get(lead.format):
+            raise DataError(
+                f"record {record}: lead {lead.name or '?'} begins with {first} but {path} says {lead.initial}, so the "
+                "samples are damaged or of another record; restore the record or leave it out"
             )
 
 
@@ -196,7 +220,8 @@ def _record_line(line: str, path: Path, record: str) -> tuple[str, int, int, int
     rate = _RATE.fullmatch(fields[2]) if len(fields) > 2 else None
     if rate is None:
         raise _malformed(path, record, "it has no sampling rate")
-    if not 0 < float(rate[1]) < 1e6 or float(rate[1]) != int(float(rate[1])):
+    refuse_rate(float(rate[1]), record)
+    if float(rate[1]) != int(float(rate[1])):
         raise DataError(f"record {record} has a rate of {rate[1]} Hz; only whole positive rates can be read")
     samples = None
     if len(fields) > 3:

@@ -23,6 +23,14 @@ def test_without_a_description_ten_seconds_twelve_leads_and_millivolt_are_taken(
     np.testing.assert_allclose(recording.signal, made_up_signal(2, 500), atol=1e-6)
     assert source.normalisation == "none"
     assert any("taken to be in mV" in note for note in source.notes)
+    assert any("taken to hold records of 10 s, at 500 Hz" in note for note in source.notes)
+
+
+def test_a_rate_that_is_said_is_no_assumption(make_arrays):
+    described = make_arrays(description={"rate": 100})
+    assert not any("Hz" in note for note in open_source("arrays", described, rate=100).notes)
+    said = open_source("arrays", make_arrays(name="said"), rate=100, source_rate=100)
+    assert not any("Hz" in note for note in said.notes)
 
 
 def test_eight_leads_are_taken_as_the_independent_ones(make_arrays):
@@ -108,6 +116,38 @@ def test_a_records_table_that_cannot_be_used_is_refused(make_arrays, records, me
 
 
 @pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["record_id,labels", *(f"{name},NORM," for name in "abcdef")],
+            r"more cells in line 2 than columns \(3 and 2\)",
+        ),
+        (
+            ["record_id,labels", "a,NORM", "b", *(f"{name},NORM" for name in "cdef")],
+            "fewer cells in line 3 than columns",
+        ),
+        (["record_id,labels,labels", *(f"{name},NORM,MI" for name in "abcdef")], "has the column 'labels' twice"),
+        (["record_id,labels", "a,NORM", ",NORM", *(f"{name},NORM" for name in "cdef")], "has no record_id in row 2"),
+        (["record_id,labels", 'a,"NORM', *(f"{name},NORM" for name in "bcdef")], "mend"),
+    ],
+)
+def test_a_records_table_of_uneven_lines_or_without_ids_is_refused(make_arrays, lines, message):
+    folder = make_arrays()
+    (folder / "records.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=message) as caught:
+        open_source("arrays", folder, rate=100)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_the_records_table_may_be_in_any_case(make_arrays):
+    records = made_up_records(6)
+    expected = open_source("arrays", make_arrays(records=records), rate=100).table
+    for name, rename in (("upper", str.upper), ("title", str.title)):
+        folder = make_arrays(records=records.rename(columns=rename), name=name)
+        pd.testing.assert_frame_equal(open_source("arrays", folder, rate=100).table, expected)
+
+
+@pytest.mark.parametrize(
     ("description", "message"),
     [
         ({"rates": 100}, "unknown key 'rates'; did you mean 'rate'"),
@@ -118,6 +158,8 @@ def test_a_records_table_that_cannot_be_used_is_refused(make_arrays, records, me
         ({"band": [40, 0.5]}, "must be \\[low, high\\]"),
         ({"leads": ["I", "II"]}, "has 12 leads a record but arrays.json names 2"),
         ({"leads": ["Q", *LEADS[1:]]}, "lead 'Q' is none"),
+        ({"leads": 5}, "leads 5; it must be a list of names"),
+        ({"leads": [1] * 12}, "must be a list of names"),
         ({"units": "mV", "normalisation": "lead-zscore"}, "in mV and lead-zscore at once"),
         ({"units": "zscore", "normalisation": "record-robust"}, "z-scored and record-robust at once"),
     ],
@@ -162,6 +204,13 @@ def test_a_missing_or_truncated_file_is_named(make_arrays):
     (folder / "records.csv").unlink()
     (folder / "arrays.json").unlink()
     with pytest.raises(DataError, match=r"records\.csv is missing"):
+        open_source("arrays", folder, rate=100)
+
+
+def test_a_description_nested_without_end_is_refused(make_arrays):
+    folder = make_arrays()
+    (folder / "arrays.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"arrays\.json is no JSON"):
         open_source("arrays", folder, rate=100)
 
 

@@ -101,6 +101,11 @@ def test_acronyms_give_what_the_snomed_codes_give_that_the_later_release_has_for
         (lambda p: p.write_text(""), "is empty"),
         (lambda p: p.write_bytes(b"\x00\x01\x81" * 50), "no text"),
         (lambda p: write_record(p.parent, p.stem, microvolt(0) / 1000), "which is no microvolt"),
+        (lambda p: write_record(p.parent, p.stem, microvolt(0) * 1000), "a typical lead of .* which is no microvolt"),
+        (
+            lambda p: write_record(p.parent, p.stem, microvolt(0) * np.where(np.arange(12) == 7, 1000, 1)),
+            "lead number 8 of .* which is no microvolt",
+        ),
         (lambda p: write_record(p.parent, p.stem, np.full((5000, 12), "a")), "cannot be read as numbers"),
     ],
 )

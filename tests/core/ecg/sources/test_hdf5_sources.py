@@ -101,6 +101,29 @@ def test_sph_keeps_values_that_are_no_number(sph):
     assert np.isnan(open_source("sph", sph, rate=500).read(0).signal).sum() == 100
 
 
+def test_an_sph_record_that_two_files_are_named_after_is_refused_and_the_others_are_read(sph):
+    write_h5(sph / "more" / "A2.h5", ecg=ecg(9))
+    source = open_source("sph", sph, rate=500)
+    assert np.array_equal(source.read(0).signal, ecg(1).astype(float))
+    with pytest.raises(
+        DataError, match=r"record sph-A2: A2\.h5 is the name of 2 files in .*; keep the one that is meant"
+    ):
+        source.read(1)
+
+
+def test_one_sph_lead_of_another_unit_is_refused_but_not_one_with_a_spike(sph):
+    values = ecg(1).astype(np.float32)
+    values[4, 2500:2510] = 900
+    write_h5(sph / "records" / "A1.h5", ecg=values)
+    values = ecg(2).astype(np.float32)
+    values[4] *= 1000
+    write_h5(sph / "records" / "A2.h5", ecg=values)
+    source = open_source("sph", sph, rate=500)
+    assert source.read(0).signal[4].max() == 900
+    with pytest.raises(DataError, match=r"record sph-A2: lead number 5 of .* which is no millivolt"):
+        source.read(1)
+
+
 def test_an_sph_folder_without_its_table_or_records_is_refused(sph):
     (sph / "metadata.csv").write_text(SPH_HEAD + "Z1,1,S1,55,M,5000,2020-03-04\n")
     with pytest.raises(DataError, match=r"no row of .*metadata\.csv has its \.h5 file"):
@@ -171,11 +194,32 @@ def test_code15_in_another_unit_is_refused(code15):
 
 
 @pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda p: p.write_bytes(b"x"), "truncated or malformed"),
+        (lambda p: p.write_bytes(p.read_bytes()[:100]), "truncated or malformed"),
+        (lambda p: write_h5(p, other=np.arange(3)), "has no data set 'exam_id'"),
+        (lambda p: write_h5(p, exam_id=np.zeros((3, 2), int)), "holds no row of exam ids"),
+    ],
+)
+def test_a_damaged_code15_part_is_left_out_with_its_reason_and_the_others_are_read(code15, damage, reason):
+    folder, tracings = code15
+    damage(folder / "exams_part0.hdf5")
+    source = open_source("code15", folder, rate=500)
+    assert source.table["record"].tolist() == ["code15-44", "code15-33"]
+    assert np.array_equal(source.read(0).signal, tracings[2].T)
+    said = [note for note in source.notes if note.startswith("A part is left out with its exams: ")]
+    assert len(said) == 1
+    assert "exams_part0.hdf5" in said[0]
+    assert reason in said[0]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda f: (f / "exams.csv").unlink(), r"exams\.csv is missing"),
         (lambda f: [p.unlink() for p in f.glob("*.hdf5")], r"no exams_part<i>\.hdf5"),
-        (lambda f: (f / "exams_part0.hdf5").write_bytes(b"x"), "truncated or malformed"),
+        (lambda f: [p.write_bytes(b"x") for p in f.glob("*.hdf5")], "truncated or malformed"),
         (
             lambda f: (f / "exams.csv").write_text((f / "exams.csv").read_text().replace("True", "maybe", 1)),
             "'maybe' in column|no row",

@@ -197,6 +197,12 @@ def test_csv_units_said_or_written_give_the_same_millivolt(tmp_path, units, fact
         ("Time (ms)", lambda k: str(2 * k), 500),
         ("t", lambda k: f"{10 + k / 250:.3f}", 250),
         ("time_ms", lambda k: f"{k * 1000 / 360:.5f}", 360),
+        ("time", lambda k: f"{k * 1000 / 360:.5f}", 360),
+        ("time_ms", lambda k: str(4 * k), 250),
+        ("timestamp [ms]", str, 1000),
+        ("time (us)", lambda k: str(2000 * k), 500),
+        ("Time [µs]", lambda k: str(250 * k), 4000),
+        ("time [sec]", lambda k: f"{k / 500:.4f}", 500),
     ],
 )
 def test_the_rate_follows_from_a_column_of_times(tmp_path, title, time, rate):
@@ -204,8 +210,80 @@ def test_the_rate_follows_from_a_column_of_times(tmp_path, title, time, rate):
     recording = read_csv_record(tmp_path / "r.csv", units="mV")
     assert recording.rate == rate
     np.testing.assert_allclose(recording.signal, VALUES, atol=1e-12)
-    with pytest.raises(DataError, match="but it is said to have 1000"):
-        read_csv_record(tmp_path / "r.csv", source_rate=1000, units="mV")
+    with pytest.raises(DataError, match="but it is said to have 720"):
+        read_csv_record(tmp_path / "r.csv", source_rate=720, units="mV")
+
+
+@pytest.mark.parametrize(
+    ("title", "step", "message"),
+    [
+        ("time", 1, "steps of 1 without a unit, which may count samples; say --source-rate"),
+        ("t", 2, "steps of 2 without a unit, which may count samples; say --source-rate"),
+        ("timestamp", 4, "steps of 4 without a unit, which may count samples; say --source-rate"),
+        ("time [samples]", 1, "times in 'samples', which is none of s, ms and us; say --source-rate"),
+        ("time [min]", 0.1, "times in 'min', which is none of s, ms and us; say --source-rate"),
+    ],
+)
+def test_times_that_may_count_samples_do_not_give_the_rate_and_do_not_contradict_it(tmp_path, title, step, message):
+    write_csv(tmp_path, "r.csv", csv_text(VALUES, [title, *LEADS], time=lambda k: f"{k * step:.6g}"))
+    with pytest.raises(DataError, match=message):
+        read_csv_record(tmp_path / "r.csv", units="mV")
+    assert read_csv_record(tmp_path / "r.csv", source_rate=500, units="mV").rate == 500
+
+
+@pytest.mark.parametrize(("title", "step"), [("time [s]", 1), ("time_s", 2), ("time [us]", 2), ("seconds", 4)])
+def test_times_whose_unit_makes_an_impossible_rate_are_refused(tmp_path, title, step):
+    write_csv(tmp_path, "r.csv", csv_text(VALUES, [title, *LEADS], time=lambda k: str(k * step)))
+    with pytest.raises(DataError, match="Hz, which no ECG has"):
+        read_csv_record(tmp_path / "r.csv", units="mV")
+
+
+def test_times_that_run_backwards_are_refused_even_where_the_rate_is_said(tmp_path):
+    write_csv(tmp_path, "r.csv", csv_text(VALUES, ["time", *LEADS], time=lambda k: f"{6 - k / 500:.3f}"))
+    with pytest.raises(DataError, match="not evenly spaced and rising"):
+        read_csv_record(tmp_path / "r.csv", source_rate=500, units="mV")
+
+
+@pytest.mark.parametrize(("separator", "mark"), [(";", ","), ("\t", ","), (";", "."), (",", ".")])
+def test_thousands_separators_are_not_taken_for_decimal_points(tmp_path, separator, mark):
+    values = np.round(5000 * VALUES).astype(int)
+    lines = [separator.join(f"{value:,}".replace(",", mark) for value in sample) for sample in values.T]
+    write_csv(tmp_path, "r.csv", "\n".join([separator.join(LEADS), *lines]))
+    with pytest.raises(DataError, match="look like thousands; save it without"):
+        read_csv_record(tmp_path / "r.csv", source_rate=500, units="uV")
+
+
+@pytest.mark.parametrize("mark", [",", "."])
+def test_decimals_of_three_digits_beside_whole_numbers_are_read_as_decimals(tmp_path, mark):
+    values = np.round(5 * VALUES, 3)
+    lines = [";".join(f"{value:.3f}".removesuffix(".000").replace(".", mark) for value in row) for row in values.T]
+    write_csv(tmp_path, "r.csv", "\n".join([";".join(LEADS), *lines]))
+    signal = read_csv_record(tmp_path / "r.csv", source_rate=500, units="mV").signal
+    np.testing.assert_allclose(signal, values, atol=1e-12)
+
+
+def test_two_files_that_differ_in_their_ending_need_it_in_the_table(tmp_path):
+    write_csv(tmp_path / "set", "x.csv", csv_text(VALUES))
+    write_csv(tmp_path / "set", "x.txt", csv_text(2 * VALUES))
+    options = {"rate": 500, "source_rate": 500, "units": "mV"}
+    with pytest.raises(DataError, match="lists 'x', which is the name of 2 files; write it with its folder and ending"):
+        open_source("csv", tmp_path / "set", labels=labels(tmp_path, "record,labels", "x,NORM"), **options)
+    source = open_source("csv", tmp_path / "set", labels=labels(tmp_path, "record,labels", "x.csv,NORM"), **options)
+    np.testing.assert_allclose(source.read(0).signal, VALUES, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["RECORD,Norm,mi,Sttc,cd,hyp,HR_BPM,QT ms", "r1,1,0,0,0,0,77,400"],
+        ["Record,Labels,Hr_bpm,QT_MS", "r1,NORM,77,400"],
+        ["Record,codes,LABELS,hr_bpm,qt_ms", "r1,XYZ,NORM,77,400"],
+    ],
+)
+def test_columns_of_classes_and_intervals_may_be_in_any_case(records, tmp_path, lines):
+    table = open_wfdb(records, labels(tmp_path, *lines)).table
+    assert table[CLASSES].to_numpy().tolist() == [[1, 0, 0, 0, 0]]
+    assert table[["hr_bpm", "qt_ms"]].to_numpy().tolist() == [[77, 400]]
 
 
 @pytest.mark.parametrize(
