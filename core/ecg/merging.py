@@ -64,8 +64,7 @@ def merge(
     fresh = np.flatnonzero(~theirs["record"].isin(first.records["record"]).to_numpy())
     added = theirs.iloc[fresh]
     tables = [
-        table if site is None else table.assign(site=site)
-        for table, site in ((first.records, site_a), (added, site_b))
+        table if site is None else table.assign(site=site) for table, site in ((first.records, site_a), (added, site_b))
     ]
     records = pd.concat(tables, ignore_index=True)
     sources = dict.fromkeys([*first.info.source.split("+"), *second.info.source.split("+")])

@@ -78,7 +78,10 @@ def test_epsilon_of_records_is_no_headline_where_patients_are_protected() -> Non
     [
         ({"topology": "federated", "epsilon": 8.0}, "there is no centralized arm without privacy to hold it against."),
         ({"topology": "centralized", "epsilon": None}, "no private federated arm has a score."),
-        ({"topology": "local", "epsilon": 8.0}, "no network that is federated and private, or centralized and not private"),
+        (
+            {"topology": "local", "epsilon": 8.0},
+            "no network that is federated and private, or centralized and not private",
+        ),
         ({"topology": "nothing"}, "No arm has a score yet."),
     ],
 )
