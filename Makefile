@@ -20,9 +20,9 @@ demo: $(VENV)/.installed
 deploy-demo: $(VENV)/.installed
 	$(BIN)/python -m simulations.deploy_demo $(if $(DATA),--data $(DATA)) --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 
-# Three workers with one thread each, a file to a worker: on two cores half of the tests wait for processes of their own.
+# Two workers with one thread each, a file to a worker: half of the tests wait for processes of their own. Three took as long.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A campaign over a network that breaks at random; the whole day: python benchmarks/flaky_network.py --help.
 soak: $(VENV)/.installed
