@@ -169,8 +169,9 @@ class _Task:
 
     def is_worth_a_line(self, now: float) -> bool:
         quiet = now - self.spoke
-        finished = self.tenths >= 10 > self.tenths_told
-        return finished or quiet >= 60 or (quiet >= 5 and self.tenths > self.tenths_told)
+        if self.tenths >= 10:
+            return self.tenths_told < 10
+        return quiet >= 60 or (quiet >= 5 and self.tenths > self.tenths_told)
 
     def line(self, now: float) -> str:
         elapsed = now - self.started

@@ -32,7 +32,7 @@ from core.learning.transfer import set_trainable, trainable_tensors, transferred
 from core.models.registry import create_model
 from core.models.tensors import all_tensors, load_tensors
 from core.privacy.accountant import Mechanism
-from core.privacy.audit import Guesses, gaussian_epsilon, guess, noise_share, one_run_epsilon
+from core.privacy.audit import LOWER_BOUNDS, Guesses, gaussian_epsilon, guess, noise_share, one_run_epsilon
 from core.privacy.membership import Membership, Roc, membership, roc
 from core.report.audit_figure import audit_roc
 from core.report.svg import inline_svg
@@ -124,11 +124,8 @@ class Findings:
     @property
     def bounds(self) -> dict[str, float]:
         """Lower bounds of epsilon by what they rest on."""
-        return {
-            "canaries, any mechanism": self.canaries.one_run,
-            "canaries, sampled Gaussian": self.canaries.gaussian,
-            "loss of the final model": self.membership.epsilon,
-        }
+        found = (self.canaries.one_run, self.canaries.gaussian, self.membership.epsilon)
+        return dict(zip(LOWER_BOUNDS.values(), found, strict=True))
 
     @property
     def refuted(self) -> bool:

@@ -60,6 +60,25 @@ def browse(folder: Path, page: str) -> Browsed:
     return Browsed(seen, sorted(set(server.asked)), "CONSOLE" in done.stderr)
 
 
+def require_fits(shown: Browsed, page: str, figures: int) -> None:
+    """Fail unless a page said nothing, asked for nothing more, and shows all its figures without sideways scroll."""
+    assert not shown.console
+    assert shown.asked == sorted(["/frame.html", *(f"/{page}?{width}" for width in WIDTHS)]), shown.asked
+    for width in WIDTHS:
+        seen = shown.seen[width]
+        assert seen["viewport"] == width, seen
+        assert seen["scroll"] <= width, seen
+        assert (seen["figures"], seen["hidden"]) == (figures, 0), seen
+
+
+def require_readable(shown: Browsed) -> None:
+    """Fail where words of a figure overlap or stand outside of it."""
+    for width in WIDTHS:
+        seen = shown.seen[width]
+        assert seen["overlapping"] == [], seen
+        assert seen["outside"] == [], seen
+
+
 _FRAME = """<!DOCTYPE html><meta charset="utf-8"><link rel="icon" href="data:,">
 <p id="measured-390"></p><p id="measured-1280"></p>
 <script>

@@ -26,6 +26,13 @@ Flags = npt.NDArray[np.bool_]
 GUESSED_SHARES = (0.01, 0.1, 1.0)
 """Shares of the canaries that are guessed; fixed before any outcome is seen, and paid for by a share of the error."""
 
+LOWER_BOUNDS = {
+    "canaries_any_mechanism": "canaries, any mechanism",
+    "canaries_sampled_gaussian": "canaries, sampled Gaussian",
+    "loss": "loss of the final model",
+}
+"""What a lower bound rests on: in ``audit.json``, and in words."""
+
 # Noise is looked for between these multiples of the planned one.
 _LEAST_SHARE, _LARGEST_SHARE = 1e-3, 1e3
 # Above it a tighter figure matters to no claim, and composing takes long or fails.

@@ -159,7 +159,7 @@ def reliability(curve: Iterable[Row]) -> Figure | None:
     if not points:
         return None
     figure = Figure(figsize=(_WIDTH, 3.6))
-    axes = _axes(figure, (0.125, 0.145, 0.85, 0.83))
+    axes = _axes(figure, (0.145, 0.145, 0.83, 0.83))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     ticks = [0, 0.25, 0.5, 0.75, 1]
     axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])

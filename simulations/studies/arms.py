@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,9 +18,6 @@ _AGAINST = {"federated": ("centralized", "local"), "personal": ("federated",), "
 _FEDERATED_BASELINE = "logistic"
 _STRONGEST = ("boosting", "logistic")
 """Baselines in the order in which a network is held against one."""
-
-WITHOUT = " - without"
-"""How a difference from the arms without a variant is called."""
 
 
 @dataclass(frozen=True)
@@ -227,23 +225,34 @@ def _holds(when: When, group: Group) -> bool:
     return all(getattr(when, field) in (None, getattr(group, field)) for field in fields)
 
 
-def comparisons(groups: list[Group]) -> list[tuple[str, Group, Group]]:
+def comparisons(groups: list[Group], names: Mapping[Group, str] | None = None) -> list[tuple[str, Group, Group]]:
     """Return the pairs of groups that differ in one thing alone, each with what the difference is called.
 
     Transferred against from scratch, federated against centralized and against local, hospitals' own models against the
-    common one, private against not, each variant against none, and each network without privacy against the strongest
-    baseline of its topology. Baselines are not compared among themselves.
+    common one, private against not, each variant against none or, where each arm has one, the first, and each network
+    without privacy against the strongest baseline of its topology. Baselines are not compared among themselves.
+
+    Parameters
+    ----------
+    groups : list of Group
+    names : mapping of Group to str, optional
+        What a group without a variant is called beside one with it; by default "without".
     """
     there, pairs = set(groups), []
+    named = names or {}
+    plain: dict[Group, Group] = {}
+    for group in sorted(groups, key=lambda group: group.variant != ""):
+        plain.setdefault(replace(group, variant=""), group)
     for group in groups:
         if group.baseline:
             continue
+        against = plain[replace(group, variant="")]
         baselines = [replace(group, start=name) for name in _STRONGEST if replace(group, start=name) in there]
         others = [
             (f"{group.start} - {SCRATCH}", replace(group, start=SCRATCH)),
             *((f"{group.topology} - {other}", replace(group, topology=other)) for other in _AGAINST.get(group.topology, ())),
             ("private - not private", replace(group, epsilon=None, unit=None)),
-            (f"{group.variant}{WITHOUT}", replace(group, variant="")),
+            (f"{group.variant} - {against.variant or named.get(against, 'without')}", against),
             *((f"{group.start} - {other.start}", other) for other in baselines[:1]),
         ]  # fmt: skip
         pairs += [(kind, group, other) for kind, other in others if other in there and other != group]

@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import DataError
+from core.privacy.audit import LOWER_BOUNDS
 from simulations.studies.arms import audit_name, audits_of
 from simulations.studies.running import outcome
 from simulations.studies.study_file import Study
-
-BOUNDS = {
-    "canaries_any_mechanism": "canaries, any mechanism",
-    "canaries_sampled_gaussian": "canaries, sampled Gaussian",
-    "loss": "loss of the final model",
-}
-"""What a lower bound rests on, as in ``audit.json`` and in words."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ def _attack(start: str, epsilon: float, folder: Path) -> Attack:
         return Attack(start, epsilon, "failed" if status == "failed" else "waiting", reason)
     try:
         found = json.loads(path.read_text())
-        lower = {words: float(found["lower_bounds"][name]["epsilon"]) for name, words in BOUNDS.items()}
+        lower = {words: float(found["lower_bounds"][name]["epsilon"]) for name, words in LOWER_BOUNDS.items()}
         return Attack(start, epsilon, "done", lower=lower, refuted=bool(found["refuted"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete {folder} and call again") from None

@@ -10,7 +10,7 @@ from core.config import ExperimentConfig
 from core.errors import ConfigError, DataError
 from core.learning.personal import is_personal
 from server.run_folder import RunFolder
-from simulations.studies.arms import WITHOUT, Arm, Group
+from simulations.studies.arms import Arm, Group
 from simulations.studies.study_file import SCRATCH
 from simulations.studies.study_json import write_study
 from simulations.studies.summary import baseline_notes, compared, data_of, hospitals_of, measured, provenance
@@ -62,6 +62,8 @@ def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
         if other["fingerprint"] != data[0]["fingerprint"] and not (simulated[0] and made):
             raise DataError(f"{runs[0]} and {run} are of different records; compare runs of one set")
     ended = measured(arms, rows, runs, REPLICATES, lambda done: None)
+    # Of several runs of a group, the first gives the name.
+    names = {arm.group: run.resolve().name for arm, run in reversed(list(zip(arms, runs, strict=True)))}
     experiments = {arm.seed: config for arm, (_, config) in zip(arms, opened, strict=True)}
     plain = {seed: _whole(config) for seed, config in experiments.items()}
     folds = opened[0][1].data
@@ -72,17 +74,10 @@ def merge_runs(runs: list[Path], out: Path) -> dict[str, Any]:
         **provenance(opened[0][1].classes),
         "data": {"train_folds": list(folds.train_folds), "test_folds": list(folds.test_folds), **data[0]},
         "hospitals": [each for seed, config in plain.items() if (each := hospitals_of(config, seed))],
-        **compared(ended, {seed: config.federation.sites for seed, config in experiments.items()}),
+        **compared(ended, {seed: config.federation.sites for seed, config in experiments.items()}, names),
         "audit": [],
         "notes": [*_other_settings([config for _, config in opened]), *baseline_notes(arms, rows, runs)],
     }
-    # The first of runs that nothing but their folders tells apart has no variant.
-    first = {arm.group.words: run.resolve().name for arm, run in reversed(list(zip(arms, runs, strict=True)))}
-    for row in summary["differences"]:
-        if row["kind"].endswith(WITHOUT):
-            against = {name: row["against"][name] for name in asdict(arms[0].group)}
-            words = Group(**{**against, "patients": against["patients"] or 0}).words
-            row["kind"] = row["kind"].removesuffix(WITHOUT) + f" - {first[words]}"
     out.mkdir(parents=True)
     write_study(summary, out)
     return summary

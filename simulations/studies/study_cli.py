@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +29,6 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in --set study.seeds=[0]."),
 ]
-TITLES = {"backbone": "pretrain", "arm": "arms", "baseline": "baselines", "attack": "attack"}
-"""Of the bars."""
 
 FAILED = 1
 """Exit code when an arm could not run."""
@@ -77,16 +74,10 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     from core.report.study_page import write_study_report
     from server.run_folder import RunFolder
     from simulations.simulate import with_absolute_paths
-    from simulations.studies.arms import (
-        arms_of,
-        audit_name,
-        audits_of,
-        backbone_name,
-        backbones_of,
-        require_own_folders,
-    )
+    from simulations.studies.arms import arms_of, require_own_folders
     from simulations.studies.attacks import attacks_of
-    from simulations.studies.running import MEASURING, Runner, keep_study, outcome, places
+    from simulations.studies.running import Runner, keep_study, places
+    from simulations.studies.study_progress import StudyProgress, runs_left
     from simulations.studies.summary import summarise_study
 
     study = replace(study, experiment=with_absolute_paths(study.experiment))
@@ -100,48 +91,11 @@ def carry_out(kind: Kind, config: Path, out: Path | None, jobs: int, changes: li
     keep_study(study, folder)
     typer.echo(f"study: {folder}", err=True)
     absolute = folder.absolute()
-    left = {
-        "backbone": {backbone_name(*each): 1.0 for each in backbones_of(study)},
-        # A hospital by itself has about its share of the records.
-        "arm": {
-            arm.name: 1.0 if arm.site is None else 1 / study.experiment.federation.sites
-            for arm in arms_of(study)
-            if not arm.group.baseline
-        },
-        "baseline": {arm.name: 1.0 for arm in arms_of(study) if arm.group.baseline},
-        "attack": {audit_name(*each): 1.0 for each in audits_of(study)},
-    }
-    for arm in arms_of(study):
-        if outcome(absolute / "arms" / arm.name)[0] == "done":
-            del left["baseline" if arm.group.baseline else "arm"][arm.name]
     with RunFolder(folder).locked(), console.progress() as bars:
-        tasks: dict[str, int] = {}
-        told = [0]
-        # Runs begin in threads.
-        one = threading.Lock()
-
-        def began(what: str) -> None:
-            # Not before, so that the time left is told from what such runs take.
-            with one:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(TITLES[what], total=sum(left[what].values()))
-
-        def ended(what: str, name: str) -> None:
-            began(what)
-            bars.advance(tasks[what], left[what].get(name, 0.0))
-            if what in ("arm", "baseline") and (found := outcome(absolute / "arms" / name))[0] == "failed":
-                typer.echo(f"{name} failed: {found[1]}", err=True)
-
-        def measured(done: int, total: int) -> None:
-            with one:
-                if MEASURING not in tasks:
-                    tasks[MEASURING] = bars.add_task(MEASURING, total=total)
-            if done > told[0]:
-                told[0] = done
-                bars.update(tasks[MEASURING], total=total, completed=done)
-
+        said = StudyProgress(bars, absolute, runs_left(study, absolute))
         try:
-            Runner(study, absolute, places(jobs, study.experiment.run.device), began, ended, measured).run()
+            where = places(jobs, study.experiment.run.device)
+            Runner(study, absolute, where, said.began, said.ended, said.measured).run()
         except KeyboardInterrupt:
             typer.echo("stopped; the same command with the same --out goes on", err=True)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,7 +162,7 @@ def measured(
     return ended
 
 
-def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
+def compared(ended: list[Ended], sites: dict[int, int], names: Mapping[Group, str] | None = None) -> dict[str, Any]:
     """Return the arms, their groups over the seeds, and the differences of groups.
 
     Parameters
@@ -170,6 +170,8 @@ def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
     ended : list of Ended
     sites : dict of int to int
         Seeds, each with the number of hospitals: so many local arms stand for one.
+    names : mapping of Group to str, optional
+        As in :func:`simulations.studies.arms.comparisons`.
     """
     by_group: dict[Group, dict[int, list[Ended]]] = {}
     for each in ended:
@@ -201,7 +203,7 @@ def compared(ended: list[Ended], sites: dict[int, int]) -> dict[str, Any]:
             for group, by_seed in whole.items()
             if by_seed
         ],
-        "differences": _differences(areas, keys),
+        "differences": _differences(areas, keys, names),
     }
 
 
@@ -308,10 +310,12 @@ def _sums_by_seed(rows: list[dict[str, Any]], key: str) -> list[float]:
     return [sum(row[key] for row in rows if row["seed"] == seed) for seed in dict.fromkeys(row["seed"] for row in rows)]
 
 
-def _differences(areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[str, Any]]) -> list[dict[str, Any]]:
+def _differences(
+    areas: dict[Group, dict[int, Floats]], keys: dict[Group, dict[str, Any]], names: Mapping[Group, str] | None
+) -> list[dict[str, Any]]:
     """Return each paired difference over the seeds that both sides have."""
     rows: list[dict[str, Any]] = []
-    for kind, of, against in comparisons(list(areas)):
+    for kind, of, against in comparisons(list(areas), names):
         seeds = [seed for seed in areas[of] if seed in areas[against]]
         if not seeds:
             continue

@@ -186,6 +186,15 @@ class TestPlainProgress:
         # 600 s in all: the first step (tenth 0) at 6 s, then at 66, 126, ... 546 s.
         assert len(out.getvalue().splitlines()) == 10
 
+    def test_a_task_at_its_end_is_silent_however_often_it_is_told(self):
+        stream, now = io.StringIO(), [0.0]
+        bar = PlainProgress(stream, clock=lambda: now[0])
+        task = bar.add_task("measure", total=4)
+        for seconds in (10.0, 100.0, 1000.0):
+            now[0] = seconds
+            bar.update(task, completed=4)
+        assert stream.getvalue().count("\n") == 1
+
     def test_steps_done_before_a_resumed_task_do_not_make_it_look_faster(self):
         out, clock = io.StringIO(), Clock()
         bar = PlainProgress(out, clock)

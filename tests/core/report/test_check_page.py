@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsed_page import browse
+from browsed_page import browse, require_fits, require_readable
 
 from core.ecg.checking.drift import Shift
 from core.ecg.checking.findings import Finding
@@ -158,13 +158,7 @@ def test_a_browser_shows_it_without_errors_requests_sideways_scroll_or_overlappi
     everything = Preflight(found.findings, found.scan, found.sample, (*found.shifts, *shifts), found.folds)
     write_check(tmp_path / "check.html", ill, everything)
     shown = browse(tmp_path, "check.html")
-    assert not shown.console
-    assert shown.asked == ["/check.html?1280", "/check.html?390", "/frame.html"]
-    for width, seen in shown.seen.items():
-        assert seen["viewport"] == width
-        assert seen["scroll"] <= width
-        # Amplitudes, heart rates, ages, spectra, shifts, and six records.
-        assert (seen["figures"], seen["hidden"]) == (11, 0)
-        assert seen["narrowest"] > 130
-        assert seen["overlapping"] == []
-        assert seen["outside"] == []
+    # Amplitudes, heart rates, ages, spectra, shifts, and six records.
+    require_fits(shown, "check.html", figures=11)
+    require_readable(shown)
+    assert min(seen["narrowest"] for seen in shown.seen.values()) > 130

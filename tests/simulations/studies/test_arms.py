@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -220,7 +221,13 @@ class TestSettings:
         assert not config.run.predictions
 
 
+def of_variants(pairs: list[tuple[str, Group, Group]]) -> list[tuple[str, str, str]]:
+    return [(kind, one.variant, other.variant) for kind, one, other in pairs]
+
+
 class TestComparisons:
+    ONE_ARM: ClassVar = {"topologies": ["federated"], "starts": {"scratch": []}, "epsilons": ["inf"]}
+
     def test_two_arms_that_are_compared_differ_in_one_thing(self):
         study = study_of(
             epsilons=["inf", 2.0, 8.0], units=["patient", "record"], patients=[0, 25], variants={"": [], "prox": []}
@@ -244,6 +251,24 @@ class TestComparisons:
     def test_each_question_is_asked_of_every_arm_that_can_answer_it(self, kind, count):
         pairs = comparisons(groups_of(study_of()))
         assert sum(name == kind for name, _, _ in pairs) == count
+
+    def test_variants_are_compared_with_the_arm_without_one(self):
+        study = study_of(**self.ONE_ARM, variants={"slow": [], "": [], "prox": []})
+        assert of_variants(comparisons(groups_of(study))) == [
+            ("slow - without", "slow", ""), ("prox - without", "prox", ""),
+        ]  # fmt: skip
+
+    def test_where_every_arm_has_a_variant_the_later_ones_are_compared_with_the_first(self):
+        study = study_of(**self.ONE_ARM, variants={"slow": [], "fast": [], "prox": []})
+        assert of_variants(comparisons(groups_of(study))) == [
+            ("fast - slow", "fast", "slow"), ("prox - slow", "prox", "slow"),
+        ]  # fmt: skip
+
+    def test_an_arm_without_a_variant_is_called_by_its_name_where_it_has_one(self):
+        plain, prox = groups_of(study_of(**self.ONE_ARM, variants={"": [], "prox": []}))
+        assert of_variants(comparisons([plain, prox], {plain: "first-run", prox: "prox"})) == [
+            ("prox - first-run", "prox", ""),
+        ]  # fmt: skip
 
     def test_a_group_says_what_it_is(self):
         words = Group("federated", "rich", 0.5, "record", 25, "prox").words

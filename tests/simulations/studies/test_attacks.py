@@ -6,7 +6,8 @@ import pytest
 
 from core.config import ExperimentConfig
 from core.errors import DataError
-from simulations.studies.attacks import BOUNDS, attacks_of, notes_of
+from core.privacy.audit import LOWER_BOUNDS
+from simulations.studies.attacks import attacks_of, notes_of
 from simulations.studies.study_file import Study, StudySettings
 
 
@@ -18,7 +19,7 @@ def study() -> Study:
 def ended(out, epsilon: str, lower: float, refuted: bool) -> None:
     folder = out / "audits" / f"scratch-epsilon-{epsilon}"
     folder.mkdir(parents=True)
-    found = {"lower_bounds": {name: {"epsilon": lower} for name in BOUNDS}, "refuted": refuted}
+    found = {"lower_bounds": {name: {"epsilon": lower} for name in LOWER_BOUNDS}, "refuted": refuted}
     (folder / "audit.json").write_text(json.dumps(found))
 
 
