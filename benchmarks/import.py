@@ -3,10 +3,12 @@
     python benchmarks/import.py --data PTBXL --out DIR [--repeat N] [--jobs J] [--rounds R]
 
 PTBXL is the release or a part of it; its records are listed N and 4 N times under other ids, the files being the same (read
-once beforehand, so that neither side waits for the disk). Sides in turn, each in a process of its own, best of R rounds; CPU
-time beside the time on the clock, since on a busy machine only the former repeats. The time of an import has everything in
+once beforehand, so that neither side waits for the disk). Sides in turn, each in a process of its own, best of R rounds; the
+loop reads each file N times, so that neither side is short enough to fall between what else the machine does. CPU time
+stands beside the time on the clock, since on a busy machine only the former repeats. The time of an import has everything in
 it but the start of Python: the table is read, processes begin, the set is written and synced. Memory is the peak of the
-proportional set size of the import and its processes. DIR is filled and emptied again.
+proportional set size of the import and its processes, in an import of its own, since looking takes time. DIR is filled and
+emptied again.
 """
 
 from __future__ import annotations
@@ -64,21 +66,20 @@ def main() -> None:
 
     loop, ours = [], {small: [], large: []}
     for _ in range(options.rounds):
-        loop.append(per_record(measured(LOOP, "\n".join(stems))[0], len(stems)))
+        loop.append(per_record(measured(LOOP, "\n".join(stems * options.repeat)), options.repeat * len(stems)))
         for folder, rows in ours.items():
-            rows.append(imported(folder, options))
+            rows.append(imported(folder, options)[0])
+    peaks = [imported(folder, options, watched=True)[1] for folder in ours]
     shutil.rmtree(small)
     shutil.rmtree(large)
 
     print(f"best of {options.rounds}; ms a record, on the clock and of CPU time")
     least = [min(row[part] for row in loop) for part in (0, 1)]
-    print(f"  wfdb.rdrecord, {len(stems):,} files{least[0]:8.2f}{least[1]:8.2f}")
-    for times, rows in zip((options.repeat, 4 * options.repeat), ours.values(), strict=True):
+    print(f"  wfdb.rdrecord, {options.repeat * len(stems):,} times{least[0]:8.2f}{least[1]:8.2f}")
+    for times, rows, peak in zip((options.repeat, 4 * options.repeat), ours.values(), peaks, strict=True):
         clock, cpu = (min(row[part] for row in rows) for part in (0, 1))
         print(f"  import of {times * len(stems):,} records, {options.jobs} processes{clock:8.2f}{cpu:8.2f}")
-        print(
-            f"    {least[0] / clock:.1f} x as fast, {1000 / clock:,.0f} records/s, at most {rows[0][2] / 2**20:.0f} MiB"
-        )
+        print(f"    {least[0] / clock:.1f} x as fast, {1000 / clock:,.0f} records/s, at most {peak / 2**20:.0f} MiB")
         print(f"    by CPU time, were no process kept waiting: {options.jobs * least[1] / cpu:.1f} x as fast")
 
 
@@ -97,22 +98,23 @@ def repeated(data: Path, folder: Path, times: int) -> Path:
     return folder
 
 
-def imported(folder: Path, options: argparse.Namespace) -> tuple[float, float, int]:
-    """Milliseconds a record on the clock and of CPU time, and peak memory in bytes, of one import."""
+def imported(folder: Path, options: argparse.Namespace, watched: bool = False) -> tuple[tuple[float, float], int]:
+    """Milliseconds a record on the clock and of CPU time, and peak memory in bytes where it is watched, of one import."""
     records = len(pd.read_csv(folder / "ptbxl_database.csv", usecols=["ecg_id"]))
     out = options.out / "set"
     given = {"folder": str(folder), "out": str(out), "jobs": options.jobs, "records": records}
-    result, peak = measured(IMPORT, json.dumps(given))
+    peak = [0]
+    result = measured(IMPORT, json.dumps(given), peak if watched else None)
     shutil.rmtree(out)
-    return *per_record(result, records), peak
+    return per_record(result, records), peak[0]
 
 
 def per_record(seconds: tuple[float, float], records: int) -> tuple[float, float]:
     return seconds[0] / records * 1000, seconds[1] / records * 1000
 
 
-def measured(script: str, words: str) -> tuple[tuple[float, float], int]:
-    """What a script says (seconds on the clock and of CPU), and the peak memory of it and its processes in bytes."""
+def measured(script: str, words: str, peak: list[int] | None = None) -> tuple[float, float]:
+    """What a script says (seconds on the clock and of CPU); the most memory of it and its processes goes into ``peak``."""
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
@@ -120,16 +122,15 @@ def measured(script: str, words: str) -> tuple[tuple[float, float], int]:
         text=True,
         cwd=Path(__file__).parents[1],
     )
-    peak, done = [0], threading.Event()
-    watching = threading.Thread(target=watch, args=(process.pid, peak, done))
-    watching.start()
+    done = threading.Event()
+    if peak is not None:
+        threading.Thread(target=watch, args=(process.pid, peak, done)).start()
     said, _ = process.communicate(words)
     done.set()
-    watching.join()
     if process.returncode:
         sys.exit(f"the script ended with {process.returncode}")
     clock, cpu = map(float, said.split())
-    return (clock, cpu), peak[0]
+    return clock, cpu
 
 
 def watch(pid: int, peak: list[int], done: threading.Event) -> None:

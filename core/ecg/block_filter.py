@@ -175,14 +175,13 @@ class BlockFilter:
         behind = self._carry_on(added[:, ::-1])[:, ::-1]
 
         known = np.concatenate([ahead, behind, np.broadcast_to(constant[:, None], (leads, blocks, 1))], axis=-1)
-        parts = product[..., 2 * states :] + (known.reshape(leads * blocks, -1) @ self.from_states).reshape(
-            leads, blocks, -1
-        )
+        parts = (known.reshape(leads * blocks, -1) @ self.from_states).reshape(leads, blocks, -1)
+        parts += product[..., 2 * states :]
         # The last block may be all extension: outputs near it are left to the end.
         inner = parts[:, :-3, :_OUTPUTS] + parts[:, 1:-2, _OUTPUTS:]
 
         first = np.concatenate([cut[:, :2], known[:, :2]], axis=-1).reshape(leads, -1) @ self.start
-        second = np.concatenate([cut[:, -3:-1], known[:, -3:-1]], axis=-1) @ self.to_band
+        second = np.concatenate([cut[:, -3:-1], known[:, -3:-1]], axis=-1).reshape(2 * leads, -1) @ self.to_band
         second = np.concatenate([second.reshape(leads, -1), last @ self.backward], axis=-1)
         second = second[:, : 2 * self.length + in_last - self.extension]
         return self._join(first, inner.reshape(leads, -1), second, samples)

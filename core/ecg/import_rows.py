@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -68,10 +69,8 @@ class MadeRow:
     ----------
     row
         Its number in the source.
-    stored
-        (12, samples) as it is stored, or None where the record is broken.
     reason
-        Why it is broken, naming the record.
+        Why it is broken, naming the record; empty where it is not.
     clipped
         Samples that were clipped.
     missing_leads
@@ -81,11 +80,26 @@ class MadeRow:
     """
 
     row: int
-    stored: NDArray[Any] | None
     reason: str = ""
     clipped: int = 0
     missing_leads: str = ""
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class MadeRows:
+    """Some records one after the other.
+
+    Attributes
+    ----------
+    rows
+        Each of them.
+    stored
+        (those that are not broken, 12, samples) as they are stored; to be used before the next rows are asked for.
+    """
+
+    rows: list[MadeRow]
+    stored: NDArray[Any]
 
 
 def make_rows(
@@ -96,8 +110,8 @@ def make_rows(
     start: int = 0,
     jobs: int | None = None,
     reopen: Callable[[], Source] | None = None,
-) -> Generator[MadeRow, None, None]:
-    """Read, prepare and encode each record from row ``start`` on, in their order.
+) -> Generator[MadeRows, None, None]:
+    """Read, prepare and encode the records from row ``start`` on, in their order.
 
     Parameters
     ----------
@@ -128,7 +142,8 @@ def make_rows(
     # Products of this size gain nothing from threads, which would only take time from other work.
     with threadpool_limits(1):
         for row in range(start, len(names)):
-            yield work.make(row)
+            made, stored = work.make(row)
+            yield MadeRows([made], np.empty(0) if stored is None else stored[None])
 
 
 def _cores() -> int:
@@ -142,15 +157,15 @@ class _Work:
     names: Sequence[str]
     settings: RowSettings
 
-    def make(self, row: int) -> MadeRow:
+    def make(self, row: int) -> tuple[MadeRow, NDArray[Any] | None]:
         name, settings = self.names[row], self.settings
         try:
             recording = self.source.read(row)
         except DataError as error:
-            return MadeRow(row, None, str(error))
+            return MadeRow(row, str(error)), None
         except OSError as error:
             reason = f"record {name}: its file cannot be read ({error.strerror or error}); mend that"
-            return MadeRow(row, None, reason)
+            return MadeRow(row, reason), None
         try:
             prepared = prepare_partial(
                 recording,
@@ -162,33 +177,49 @@ class _Work:
                 step=MILLIVOLT_PER_LSB if settings.normalisation == "none" else None,
             )
         except DataError as error:
-            return MadeRow(row, None, f"record {name}: {error}")
+            return MadeRow(row, f"record {name}: {error}"), None
         stored, _, clipped = encode(prepared.signal, settings.normalisation)
         seconds = None if prepared.seconds == settings.seconds else float(np.round(prepared.seconds, 6))
-        return MadeRow(row, stored, "", clipped, " ".join(prepared.missing_leads), seconds)
+        return MadeRow(row, "", clipped, " ".join(prepared.missing_leads), seconds), stored
 
 
 def _made_by_processes(
     work: _Work, reopen: Callable[[], Source] | None, chunks: list[tuple[int, int]], processes: int
-) -> Iterator[MadeRow]:
+) -> Iterator[MadeRows]:
     # A fork has the opened source as it is: no closure is pickled, and no process spends half a second on PTB-XL's table and
     # a second on importing what the parent has; a forked one works after 0.03 s. It is safe here since the children call
     # neither torch nor anything else that has threads of its own, and OpenBLAS ends its threads before a fork.
     forks = sys.platform == "linux" or reopen is None
+    # Samples come back through memory that all share: through a pipe, they would be copied six times. Beside the chunks on
+    # their way, there is the one that is looked at.
+    on_the_way = _CHUNKS_A_PROCESS * processes
+    row = encode(np.zeros((len(LEADS), work.settings.rate * work.settings.seconds)), work.settings.normalisation)[0]
+    most = chunks[0][1] - chunks[0][0]
+    context = get_context("fork" if forks else "spawn")
+    with _told_where_none_can_start():
+        memory = context.RawArray("b", (on_the_way + 1) * most * row.nbytes)
+    shared = np.frombuffer(memory, row.dtype).reshape(on_the_way + 1, most, *row.shape)
     arguments: tuple[Any, ...] = ((lambda: work.source) if forks else reopen, work.names, work.settings, os.getpid())
     pool = ProcessPoolExecutor(
-        processes, mp_context=get_context("fork" if forks else "spawn"), initializer=_begin, initargs=arguments
+        processes, mp_context=context, initializer=_begin, initargs=(*arguments, memory, row.dtype, shared.shape)
     )
-    left = iter(chunks)
-    waiting: deque[Future[list[MadeRow]]] = deque()
+    left = enumerate(chunks)
+    waiting: deque[tuple[int, Future[list[MadeRow]]]] = deque()
+
+    def submit(count: int) -> None:
+        for number, chunk in islice(left, count):
+            place = number % len(shared)
+            waiting.append((place, pool.submit(_make, place, *chunk)))
+
     try:
         # The processes inherit that: Ctrl-C, which a terminal sends to all of them, is the parent's to answer.
         with _interrupts_held_back(), _told_where_none_can_start():
-            waiting.extend(pool.submit(_make, *chunk) for chunk in islice(left, _CHUNKS_A_PROCESS * processes))
+            submit(on_the_way)
         while waiting:
-            made = waiting.popleft().result()
-            waiting.extend(pool.submit(_make, *chunk) for chunk in islice(left, 1))
-            yield from made
+            place, future = waiting.popleft()
+            rows = future.result()
+            submit(1)
+            yield MadeRows(rows, shared[place, : sum(not made.reason for made in rows)])
     except BrokenProcessPool:
         raise ImportStoppedError(
             "a process of the import was ended from outside, perhaps for want of memory; the same command goes on where it "
@@ -219,10 +250,19 @@ def _interrupts_held_back() -> Iterator[None]:
 
 # Of a process of the pool.
 _work: _Work | None = None
+_shared: NDArray[Any] = np.empty(0)
 
 
-def _begin(open_again: Callable[[], Source], names: Sequence[str], settings: RowSettings, parent: int) -> None:
-    global _work
+def _begin(
+    open_again: Callable[[], Source],
+    names: Sequence[str],
+    settings: RowSettings,
+    parent: int,
+    memory: Any,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+) -> None:
+    global _work, _shared
     # A handler and a progress display of the parent's came along with the fork.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
@@ -232,12 +272,23 @@ def _begin(open_again: Callable[[], Source], names: Sequence[str], settings: Row
         os._exit(1)
     threadpool_limits(1)
     _keep_memory()
+    _shared = np.frombuffer(memory, dtype).reshape(shape)
     _work = _Work(open_again(), names, settings)
+    # The opened source is there to the end; to look for garbage in it, again and again, takes a part of the time.
+    gc.freeze()
 
 
-def _make(start: int, stop: int) -> list[MadeRow]:
+def _make(place: int, start: int, stop: int) -> list[MadeRow]:
+    """Make some records, the good ones into a place of the shared memory."""
     assert _work is not None
-    return [_work.make(row) for row in range(start, stop)]
+    rows, good = [], 0
+    for row in range(start, stop):
+        made, stored = _work.make(row)
+        rows.append(made)
+        if stored is not None:
+            _shared[place, good] = stored
+            good += 1
+    return rows
 
 
 def _keep_memory() -> None:

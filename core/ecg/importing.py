@@ -23,7 +23,7 @@ import pandas as pd
 
 from core.ecg import storage
 from core.ecg.dataset import DatasetInfo, check_reachable, encode, finish
-from core.ecg.import_rows import ImportStoppedError, MadeRow, RowSettings, make_rows
+from core.ecg.import_rows import ImportStoppedError, MadeRows, RowSettings, make_rows
 from core.ecg.journal import ImportJournal
 from core.ecg.label_tables import System, known_codes
 from core.ecg.labels import DEFAULT_SPACE, SPACES
@@ -213,7 +213,8 @@ def import_source(
 def _files_beside(folder: Path) -> str:
     """Return a hash of size and time of the files that say how all records are read, or hold them all.
 
-    A record's own files are not looked at: there may be many, in folders below.
+    They are those of the folder itself: the files of single records lie in folders below in most formats (a CSV a record
+    in the same folder is looked at as well), and there may be very many.
     """
     facts = [
         (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
@@ -284,7 +285,7 @@ def _with_names(source: Source) -> dict[str, int]:
 
 
 def _store(
-    rows: Generator[MadeRow, None, None],
+    rows: Generator[MadeRows, None, None],
     file: storage.SignalFile,
     journal: ImportJournal,
     total: int,
@@ -295,14 +296,18 @@ def _store(
     """Append records as they come, each with a line of the journal; on any error the file is closed as it is."""
     try:
         with closing(rows):
-            for made in rows:
-                if made.stored is None:
-                    _skip(journal, made.row, made.reason, skip_broken, total, folder)
-                else:
-                    file.append(made.stored)
-                    journal.keep(made.row, made.clipped, made.missing_leads, made.seconds)
+            for some in rows:
+                if len(some.stored):
+                    file.append(some.stored)
+                for made in some.rows:
+                    if made.reason:
+                        _skip(journal, made.row, made.reason, skip_broken, total, folder)
+                    else:
+                        journal.keep(made.row, made.clipped, made.missing_leads, made.seconds)
+                journal.flush()
                 if progress:
-                    progress(made.row + 1, total)
+                    for made in some.rows:
+                        progress(made.row + 1, total)
     except BaseException:
         file.abandon()
         raise

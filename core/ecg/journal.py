@@ -18,7 +18,7 @@ JOURNAL_FILE = "journal.jsonl"
 
 
 class ImportJournal:
-    """One line for the import's identity, then one a record, each written after the record's samples.
+    """One line for the import's identity, then one a record, each flushed after the record's samples.
 
     Attributes
     ----------
@@ -99,13 +99,16 @@ class ImportJournal:
         """Note that a row is left out, and why."""
         self._write({"row": row, "skipped": reason})
 
+    def flush(self) -> None:
+        """Hand the system what was noted since the last time."""
+        self._file.flush()
+
     def remove(self, folder: Path) -> None:
         """Delete the journal of a finished import, which went along with the folder when that got its name."""
         (folder / JOURNAL_FILE).unlink()
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
         self._count(entry)
 
     def _count(self, entry: dict[str, Any]) -> None:

@@ -50,10 +50,9 @@ class SignalFile:
     def append(self, rows: NDArray[Any]) -> None:
         """Write records of shape (n, *row_shape) or one of shape row_shape, and hand them to the system."""
         block = np.ascontiguousarray(rows, dtype=self._dtype).reshape(-1, *self._row_shape)
-        content = block.tobytes()
-        self._file.write(content)
+        self._file.write(block.data)
         self._file.flush()
-        self._digest.update(content)
+        self._digest.update(block.data)
         self.rows += len(block)
 
     def close(self) -> str:

@@ -1,5 +1,6 @@
 """Imports by several processes, and what kills, interrupts or starves them."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -148,11 +149,11 @@ def test_whatever_cuts_it_off_no_record_is_lost_or_doubled(small_chunks, folder,
 def test_what_follows_a_torn_line_of_the_journal_counts_too(folder, tmp_path):
     """A kill tears the line of record 31; record 50 comes after it was written again."""
     with pytest.raises(KeyboardInterrupt):
-        imported(folder, tmp_path / "out", progress=when(31, interrupt))
+        imported(folder, tmp_path / "out", jobs=1, progress=when(31, interrupt))
     journal = tmp_path / "out.partial" / JOURNAL_FILE
     journal.write_bytes(journal.read_bytes()[:-5])
     with pytest.raises(KeyboardInterrupt):
-        imported(folder, tmp_path / "out", progress=when(50, interrupt))
+        imported(folder, tmp_path / "out", jobs=1, progress=when(50, interrupt))
     assert [json.loads(line)["row"] for line in journal.read_text().splitlines()[1:]] == list(range(50))
     assert imported(folder, tmp_path / "out").resumed == 50
 
@@ -187,11 +188,24 @@ def test_a_process_that_is_killed_stops_the_import_in_a_sentence_and_the_next_ca
     assert report.info.fingerprint == whole.info.fingerprint
 
 
+def test_where_there_is_no_memory_to_share_one_sentence_says_how_to_go_on(small_chunks, folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.heap.Heap.malloc", full)
+    with pytest.raises(
+        ImportStoppedError, match=r"can be started \(No space left on device\); .* goes on with --jobs 1$"
+    ):
+        imported(folder, tmp_path / "out", jobs=2)
+    assert imported(folder, tmp_path / "out", jobs=1).resumed == 0
+
+
 def test_an_interrupted_import_leaves_no_process(small_chunks, folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         imported(folder, tmp_path / "out", jobs=2, progress=when(10, interrupt))
     assert not multiprocessing.active_children()
-    assert imported(folder, tmp_path / "out", jobs=2).resumed == 10
+    # Chunks of four are written whole.
+    assert imported(folder, tmp_path / "out", jobs=2).resumed == 12
 
 
 @pytest.fixture(scope="module")
@@ -256,18 +270,20 @@ def test_ten_thousand_records_of_which_three_are_broken_come_in_and_the_three_ar
 FULL = """
 import resource, sys
 from core.ecg.importing import import_source
-# Room for 40 records and a bit, after which the system takes no more.
-resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 12 * 500 * 2 + 1000, resource.RLIM_INFINITY))
 from core.errors import DataError
+def fill(done, total):
+    # Room for 40 records and a bit, after which the system takes no more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 12 * 500 * 2 + 1000, resource.RLIM_INFINITY))
 try:
-    import_source("arrays", sys.argv[1], sys.argv[2], seconds=5, jobs=int(sys.argv[3]))
+    import_source("arrays", sys.argv[1], sys.argv[2], seconds=5, jobs=int(sys.argv[3]), progress=fill)
 except DataError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_where_a_file_can_grow_no_more_one_sentence_says_so_and_the_next_call_goes_on(folder, tmp_path, jobs):
+# Two of the broken ones come before; several processes give whole chunks of 32.
+@pytest.mark.parametrize(("jobs", "resumed"), [(1, 42), (2, 32)])
+def test_where_a_file_can_grow_no_more_one_sentence_says_so_and_the_next_call_goes_on(folder, tmp_path, jobs, resumed):
     done = subprocess.run(
         [sys.executable, "-c", FULL, folder, tmp_path / "out", str(jobs)],
         cwd=ROOT,
@@ -281,8 +297,7 @@ def test_where_a_file_can_grow_no_more_one_sentence_says_so_and_the_next_call_go
     )
     assert done.stderr == ""
     report = imported(folder, tmp_path / "out", jobs=jobs)
-    # Two of the broken ones came before.
-    assert report.resumed == 42
+    assert report.resumed == resumed
     assert report.info.fingerprint == imported(folder, tmp_path / "whole", jobs=1).info.fingerprint
 
 
