@@ -7,7 +7,6 @@ here takes a tenth of the time that wfdb takes, which checks and serves every ki
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ INVALID = -32_768
 _WIDTH = 2
 
 
-def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
+def read_format16(folder: str, header: Header) -> NDArray[np.int16] | None:
     """Read the samples of a record whose header is read.
 
     Parameters
@@ -45,11 +44,11 @@ def read_format16(folder: Path, header: Header) -> NDArray[np.int16] | None:
         for lead in header.leads
     )
     # A name with a folder in it would leave the record's own.
-    if not simple or Path(first.file).name != first.file:
+    if not simple or os.path.basename(first.file) != first.file:
         return None
     frame = _WIDTH * len(header.leads)
     try:
-        with open(folder / first.file, "rb", buffering=0) as file:
+        with open(os.path.join(folder, first.file), "rb", buffering=0) as file:
             # Looked at first: a header may announce more than any memory holds, or other leads than are interleaved.
             here = os.fstat(file.fileno()).st_size - first.byte_offset
             length = here // frame if header.samples is None else header.samples

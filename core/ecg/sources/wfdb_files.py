@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +50,12 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
         samples are not those of the header's checksums and initial values; or a lead has no gain or a unit that is no
         voltage.
     """
-    stem = Path(path)
-    if stem.suffix == ".hea":
-        stem = stem.with_suffix("")
-    name = record or stem.name
-    place = stem.with_name(stem.name + ".hea")
+    # As text: an import would spend a tenth of its reading on making paths.
+    stem = os.fspath(path).removesuffix(".hea")
+    name = record or os.path.basename(stem)
+    place = Path(stem + ".hea")
     header = read_header(place, name)
-    simple = read_format16(place.parent, header)
+    simple = read_format16(os.path.dirname(stem), header)
     digital, invalid = (simple, None) if simple is not None else _read_any(stem, header, place, name)
     if simple is not None and simple.size and simple.min() == INVALID:
         invalid = simple == INVALID
@@ -71,19 +68,26 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
     return Recording(signal=signal, leads=tuple(lead.name for lead in header.leads), rate=header.rate)
 
 
-def _read_any(stem: Path, header: Header, place: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_any(stem: str, header: Header, place: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Samples (leads, samples) of any kind of record, and which of them are invalid."""
-    files = list(dict.fromkeys(lead.file for lead in header.leads))
-    for file in files:
-        _require_size(place, header, file, name)
+    import wfdb
+
+    if header.samples is None:
+        # wfdb takes a length of 0 for an empty record.
+        raise DataError(
+            f"record {name}: {place} does not say how many samples a lead has, which only a whole record of format 16 in "
+            "one file can do without; write the number behind the rate, or leave the record out"
+        )
+    for file in dict.fromkeys(lead.file for lead in header.leads):
+        _require_size(place, header, header.samples, file, name)
     try:
-        content = _read_by_wfdb(stem, header, place)
+        content = wfdb.rdrecord(stem, physical=False)
         digital = np.asarray(content.d_signal).T
         # Each format has its own code for an invalid sample; wfdb knows them.
         invalid = np.isnan(content.dac()).T
         understood = (content.n_sig, content.fmt, content.byte_offset)
     except FileNotFoundError as error:
-        lost = Path(error.filename) if error.filename else stem
+        lost = error.filename or stem
         raise DataError(f"record {name}: {lost} is missing; restore it or leave the record out") from None
     except Exception as error:
         # wfdb answers a damaged file with whatever its parser trips over: IndexError, TypeError, ValueError.
@@ -91,30 +95,10 @@ def _read_any(stem: Path, header: Header, place: Path, name: str) -> tuple[np.nd
             f"record {name}: {stem} is truncated or malformed ({error}); restore it or leave the record out"
         ) from None
     _require_agreement(header, digital, understood, place, name)
-    if header.samples is None:
-        # wfdb has taken the length from the first file: the others must have the same.
-        for file in files:
-            _require_size(place, replace(header, samples=digital.shape[1]), file, name)
     return digital, invalid
 
 
-def _read_by_wfdb(stem: Path, header: Header, place: Path) -> Any:
-    import wfdb
-
-    if header.samples is not None:
-        return wfdb.rdrecord(str(stem), physical=False)
-    # wfdb takes a length of 0 for an empty record, and looks at the file only where none is written.
-    with tempfile.TemporaryDirectory() as folder:
-        for file in {lead.file for lead in header.leads}:
-            shutil.copyfile(place.parent / file, Path(folder) / Path(file).name)
-        said = [line.strip() for line in place.read_bytes().decode("latin-1").splitlines()]
-        first = next(number for number, line in enumerate(said) if line and not line.startswith("#"))
-        said[first] = " ".join(said[first].split()[:3])
-        (Path(folder) / place.name).write_text("\n".join(said) + "\n", encoding="latin-1")
-        return wfdb.rdrecord(str(Path(folder) / stem.name), physical=False)
-
-
-def _require_size(place: Path, header: Header, file: str, name: str) -> None:
+def _require_size(place: Path, header: Header, length: int, file: str, name: str) -> None:
     """Raise where a signal file is of another size than the leads in it, their samples and their format make.
 
     A header of other leads, or of another format, than the file's would otherwise give shuffled samples without a word. One
@@ -135,10 +119,9 @@ def _require_size(place: Path, header: Header, file: str, name: str) -> None:
     here = size - first.byte_offset
     width, samples = _BYTES[first.format]
     frame = sum(lead.samples_per_frame for lead in leads)
-    length = max(here, 0) * samples // (width * max(frame, 1)) if header.samples is None else header.samples
     least = -(-length * frame * width // samples)
     spare = -(-(1 + max(lead.skew for lead in leads) * frame) * width // samples)
-    if length < 1 or not 0 <= here - least <= spare:
+    if not 0 <= here - least <= spare:
         raise DataError(
             f"record {name}: {path} is truncated or malformed, or of other leads, since it has {size:,} bytes where {place} "
             f"makes {first.byte_offset + least:,} ({len(leads)} leads of {length:,} samples in format {first.format}); "
