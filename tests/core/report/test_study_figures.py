@@ -110,7 +110,7 @@ def test_audits_are_drawn_below_the_line_of_the_claim() -> None:
 def test_of_several_bounds_of_an_audit_the_greatest_is_drawn_and_none_that_says_nothing() -> None:
     told = curve_study(audits=(1.0, 8.0), starts=("scratch",))
     told["audit"] = [
-        {"epsilon": 8.0, "start": "scratch", "lower": lower, "bound": "a"} for lower in (1.03, 6.5, 0.0)
+        {"epsilon": 8.0, "start": "scratch", "lower": lower, "bound": "a"} for lower in (1.03, 6.5, 2.0, 0.0)
     ] + [{"epsilon": 1.0, "start": "scratch", "lower": 0.0, "bound": "a"}]
     _, audit = panels(privacy_curve(study_from(told)))
     assert [line.get_ydata()[0] for line in audit.lines if len(line.get_xdata()) == 1] == [6.5]
