@@ -17,7 +17,7 @@ def test_the_benchmark_says_how_fast_both_sides_were_and_how_much_memory_was_use
     monkeypatch.setattr(sys, "argv", ["import.py", *words])
     benchmark.main()
     said = capsys.readouterr().out
-    times = [re.search(rf"{name} +([0-9.]+) +([0-9.]+)\n", said) for name in ("500 files", "500 records, 2 processes")]
+    times = [re.search(rf"{name} +([0-9.]+) +([0-9.]+)\n", said) for name in ("500 times", "500 records, 2 processes")]
     times.append(re.search(r"2,000 records, 2 processes +([0-9.]+) +([0-9.]+)\n", said))
     assert min(float(time) for found in times for time in found.groups()) > 0
     # In processes that import NumPy, SciPy and pandas.
