@@ -1,6 +1,7 @@
 """What is done to one record, from its own samples alone: no constant is learnt over several patients.
 
-Every function works over ``(..., samples)``, so on one lead, a record or a batch alike.
+Every function works over ``(..., samples)``, so on one lead, a record or a batch alike. SciPy's filters are imported where
+they are used: whoever only opens a set, as every hospital does, need not wait a second for them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import butter, resample_poly, sosfiltfilt
 
 from core.errors import DataError
 
@@ -46,6 +46,8 @@ def resample(signal: ArrayLike, rate: int, new_rate: int) -> NDArray[Any]:
     if rate == new_rate:
         return values
     common = gcd(rate, new_rate)
+    from scipy.signal import resample_poly
+
     # The line through the end points is taken off first: a zero-padded edge would ring at every offset.
     up, down = new_rate // common, rate // common
     resampled: NDArray[Any] = resample_poly(values, up, down, axis=-1, padtype="line")
@@ -86,6 +88,8 @@ def band_pass(signal: ArrayLike, rate: int, band: tuple[float, float] = BAND) ->
         raise DataError(f"{values.shape[-1]} samples are too short to filter; give at least 2")
     sections = band_sections(rate, low, high)
     padding = min(round(EXTENSION_SECONDS * rate), values.shape[-1] - 1)
+    from scipy.signal import sosfiltfilt
+
     filtered: NDArray[Any] = sosfiltfilt(sections, values, axis=-1, padlen=padding)
     return filtered.astype(values.dtype, copy=False)
 
@@ -171,6 +175,8 @@ def _floating(signal: ArrayLike) -> NDArray[Any]:
 @lru_cache(maxsize=32)
 def band_sections(rate: int, low: float, high: float) -> NDArray[Any]:
     """Return the second-order sections of :func:`band_pass` at a rate, edges in Hz."""
+    from scipy.signal import butter
+
     sections: NDArray[Any] = butter(4, (low, high), btype="bandpass", fs=rate, output="sos")
     return sections
 

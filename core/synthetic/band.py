@@ -6,8 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
-from scipy.signal import freqz_sos, sos2zpk
 from torch import Tensor
 
 from core.ecg.preprocessing import BAND, EXTENSION_SECONDS, band_sections
@@ -33,6 +31,9 @@ def band_pass_spectrum(signals: Tensor, rate: int, band: tuple[float, float] = B
     band : tuple of float
         Lower and upper edge in Hz.
     """
+    # Here and below: SciPy takes a second to import, which whoever only opens records need not wait for.
+    from scipy.fft import next_fast_len
+
     samples = signals.shape[-1]
     odd = min(round(EXTENSION_SECONDS * rate), samples - 1)
     inner = samples + 2 * odd
@@ -71,6 +72,8 @@ def _response(length: int, rate: int, band: tuple[float, float], device: torch.d
 
 
 def _gain(length: int, rate: int, band: tuple[float, float]) -> np.ndarray:
+    from scipy.signal import freqz_sos
+
     design = max(rate, DESIGN_RATE)
     _, gain = freqz_sos(band_sections(design, *band), worN=np.fft.rfftfreq(length, 1 / rate), fs=design)
     return gain
@@ -93,6 +96,8 @@ def _turning_point(
         Of the extended record after its last value was subtracted, and before it the value that lasted before it.
     writing : Tensor of shape (8, samples)
     """
+    from scipy.signal import sos2zpk
+
     zeros, poles, gain = sos2zpk(band_sections(rate, *band))
     apart = poles[:, None] - poles[None]
     np.fill_diagonal(apart, 1.0)
