@@ -191,10 +191,10 @@ class TestColumn:
             last = medians[held].max()
             assert h.name == f"age-{medians[held].min():g}-to-{last:g}"
             sizes.append(len(np.unique(patients[h.train])))
-        known = medians[np.unique(patients[folds(dataset)[0]])].notna().sum()
-        assert sum(sizes) == known
-        # Quantiles fall between two patients; those of one median stay together.
-        assert max(sizes) - min(sizes) <= 3
+        known = medians[np.unique(patients[folds(dataset)[0]])].dropna()
+        assert sum(sizes) == len(known)
+        # A quantile is off by less than one patient, and by those who share its median with it, since they stay together.
+        assert max(sizes) - min(sizes) <= 2 * known.value_counts().max()
 
     def test_of_numbers_that_most_share_is_refused_with_the_mend(self):
         age = np.where(np.arange(len(SET)) % 40, 60.0, np.arange(len(SET)) / 10)
