@@ -24,7 +24,7 @@ def real_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files first that take longest, so that no worker is left alone with one: those of real processes, then slow ones."""
+    """Put the longest files first, those of real processes, then slow ones, so that no worker is left alone with one."""
     ranks: dict[Path, int] = {}
     for item in items:
         rank = next((rank for rank, name in enumerate(("deployment", "slow")) if item.get_closest_marker(name)), 2)
