@@ -21,12 +21,3 @@ def real_data() -> Path:
     if not (root / "ptbxl-500" / "ptbxl_database.csv").is_file():
         pytest.skip(f"real ECGs not found at {root.name!r}: set CARDIOFED_DATA to their folder")
     return root
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, those of real processes, then slow ones, so that no worker is left alone with one."""
-    ranks: dict[Path, int] = {}
-    for item in items:
-        rank = next((rank for rank, name in enumerate(("deployment", "slow")) if item.get_closest_marker(name)), 2)
-        ranks[item.path] = min(rank, ranks.get(item.path, 2))
-    items.sort(key=lambda item: ranks[item.path])
