@@ -21,9 +21,7 @@ deploy-demo: $(VENV)/.installed
 	$(BIN)/python -m simulations.deploy_demo $(if $(DATA),--data $(DATA)) --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 
 # Two workers with one thread each, a file to a worker. Three took as long, with the longest files first, too: the cores are busy.
-# The first line: where Python is told to write no bytecode, each of some hundred processes would compile all modules anew.
 test: $(VENV)/.installed
-	$(BIN)/python -m compileall -q clients core server simulations
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A campaign over a network that breaks at random; the whole day: python benchmarks/flaky_network.py --help.

@@ -31,13 +31,10 @@ from core.ecg.sources.record_folders import (
     site_of,
     walk_files,
 )
-from core.ecg.sources.wfdb_header import Header, check_sums, read_header, to_millivolt
+from core.ecg.sources.wfdb_header import INVALID, Header, check_sums, read_header, to_millivolt
 from core.errors import DataError
 
 NEEDS = "<record>.hea and <record>.mat, in any folders"
-
-# What 16-bit WFDB samples say where there is none.
-_INVALID = -32_768
 
 
 def open_folder(folder: Path, *, rate: int) -> Source:
@@ -128,7 +125,7 @@ def read_challenge(path: str | Path, record: str | None = None) -> Recording:
     _refuse_other_numbers(values, header, place, name)
     check_sums(values.astype(np.int64), header, place, name)
     signal = to_millivolt(values, header, name)
-    signal[values == _INVALID] = np.nan
+    signal[values == INVALID[16]] = np.nan
     return Recording(signal, tuple(lead.name for lead in header.leads), header.rate)
 
 
@@ -139,8 +136,8 @@ def _refuse_other_numbers(values: NDArray[Any], header: Header, path: Path, reco
     if (
         {lead.format for lead in header.leads} != {16}
         or not whole
-        or values.min() < _INVALID
-        or values.max() > -_INVALID - 1
+        or values.min() < INVALID[16]
+        or values.max() > -INVALID[16] - 1
     ):
         raise DataError(
             f"record {record}: {path} announces format {header.leads[0].format} but the .mat holds other numbers than those "

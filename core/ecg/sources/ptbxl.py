@@ -26,7 +26,7 @@ _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "site", "scp_codes", "strat_fo
 # PTB-XL writes 300 for every age above 89, to protect the oldest patients.
 _HIDDEN_AGE, _OLDEST_AGE = 300, 90
 # As every row of the release is written; Python's parser, for any other, takes ten times as long.
-_CODE = re.compile(r"'([\w/]+)': (\d{1,3}\.\d)")
+_CODE = re.compile(r"'([A-Z0-9/_]+)': ([0-9]{1,3}\.[0-9])")
 _CODES = re.compile(rf"{{{_CODE.pattern}(?:, {_CODE.pattern})*}}")
 # A number of more digits is no id, and none that a float holds to the last.
 _MOST = 10**15

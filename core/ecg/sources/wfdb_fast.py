@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from core.ecg.sources.wfdb_header import Header
 
-INVALID = -32_768
-"""What format 16 writes where it has no sample."""
-
 # Bytes a sample. A file may have as many beyond its frames: some writers pad.
 _WIDTH = 2
 
@@ -33,7 +30,7 @@ def read_format16(folder: str, header: Header) -> NDArray[np.int16] | None:
     Returns
     -------
     ndarray or None
-        (leads, samples) in steps, :data:`INVALID` where there is none. None where the record is of another kind, or its
+        (leads, samples) in steps, ``INVALID[16]`` where there is none. None where the record is of another kind, or its
         file is missing or of another size: the slow way then reads it, or says what is wrong. Where the header does not say
         its length, the file does.
     """

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from core.ecg.sources import Recording
-from core.ecg.sources.wfdb_fast import INVALID, read_format16
-from core.ecg.sources.wfdb_header import Header, check_sums, read_header, to_millivolt
+from core.ecg.sources.wfdb_fast import read_format16
+from core.ecg.sources.wfdb_header import INVALID, Header, check_sums, read_header, to_millivolt
 from core.errors import DataError
 
 # Format -> so many bytes for so many samples; the compressed formats have no fixed number.
@@ -57,8 +57,8 @@ def read_wfdb(path: str | Path, record: str | None = None) -> Recording:
     header = read_header(place, name)
     simple = read_format16(os.path.dirname(stem), header)
     digital, invalid = (simple, None) if simple is not None else _read_any(stem, header, place, name)
-    if simple is not None and simple.size and simple.min() == INVALID:
-        invalid = simple == INVALID
+    if simple is not None and simple.size and simple.min() == INVALID[16]:
+        invalid = simple == INVALID[16]
     # A lead with several samples a frame is averaged, a skewed one is moved: their sums are not those of the file.
     if all(lead.samples_per_frame == 1 and lead.skew == 0 for lead in header.leads):
         check_sums(digital, header, place, name)

@@ -25,8 +25,7 @@ _RATE = re.compile(r"(\d+\.?\d*|\.\d+)(?:/\S*)?")
 _WHOLE = re.compile(r"[-+]?\d{1,18}")
 _WHOLES = re.compile(r"(?:[-+]?\d{1,11}(?: [-+]?\d{1,11})*)?")
 _NOT_SAID = (None,) * 5
-# What each format writes where it has no sample.
-_INVALID = {
+INVALID = {
     16: -(2**15),
     24: -(2**23),
     32: -(2**31),
@@ -37,6 +36,7 @@ _INVALID = {
     310: -512,
     311: -512,
 }
+"""What each format writes where it has no sample."""
 
 
 # A tuple is made in a fifth of a frozen dataclass's time, twelve times a record.
@@ -191,7 +191,7 @@ def check_sums(digital: NDArray[Any], header: Header, path: Path, record: str) -
             )
     firsts = digital[:, 0].tolist() if digital.shape[1] else []
     for lead, first in zip(header.leads, firsts, strict=False):
-        if lead.initial and first != lead.initial and first != _INVALID.get(lead.format):
+        if lead.initial and first != lead.initial and first != INVALID.get(lead.format):
             raise DataError(
                 f"record {record}: lead {lead.name or '?'} begins with {first} but {path} says {lead.initial}, so the "
                 "samples are damaged or of another record; restore the record or leave it out"

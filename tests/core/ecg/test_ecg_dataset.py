@@ -1,6 +1,9 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,8 @@ from hypothesis import strategies as st
 from core.ecg.dataset import EcgDataset, encode
 from core.ecg.preprocessing import normalise
 from core.errors import DataError
+
+ROOT = Path(__file__).parents[3]
 
 same_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 
@@ -263,3 +268,9 @@ def test_opening_a_set_maps_its_signals_without_reading_them(make_dataset, tmp_p
     opened = EcgDataset.open(tmp_path / "set")
     assert isinstance(opened._signals, np.memmap)
     assert all(options.get("mmap_mode") == "r" for options in asked)
+
+
+def test_a_hospital_s_process_begins_without_scipys_filters():
+    code = "import sys, clients.site; print('scipy.signal' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"

@@ -1,3 +1,5 @@
+import ast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -191,3 +193,16 @@ def test_a_file_name_that_is_none_leaves_its_record_out_and_the_others_are_read(
     assert source.read(0).signal.shape == (12, 1000)
     with pytest.raises(DataError, match="record ptbxl-00002"):
         source.read(1)
+
+
+@pytest.mark.real_data
+def test_codes_are_those_of_pythons_own_parser_and_so_are_their_likelihoods(real_data, make_ptbxl):
+    source = open_source("ptbxl", real_data / "ptbxl-500", rate=100)
+    texts = pd.read_csv(real_data / "ptbxl-500" / "ptbxl_database.csv", dtype=str)["scp_codes"]
+    assert source.codes == tuple(tuple(ast.literal_eval(text)) for text in texts)
+    # As the release writes it, and in a way that it does not.
+    for text in ("{'IMI': 35.0, 'NORM': 80.0}", '{"IMI": 35, "NORM": 8e1}'):
+        folder = make_ptbxl()
+        edit(folder, "scp_codes", 1, text)
+        sure = open_source("ptbxl", folder, rate=100, minimum_likelihood=50.0).table
+        assert (sure["NORM"][1], sure["MI"][1]) == (1, 0)

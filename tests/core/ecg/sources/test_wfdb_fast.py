@@ -7,10 +7,10 @@ from foreign_records import write_challenge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.ecg.sources.wfdb_fast import INVALID, read_format16
+from core.ecg.sources.wfdb_fast import read_format16
 from core.ecg.sources.wfdb_files import read_wfdb
 from core.ecg.sources.wfdb_folder import read_any_wfdb
-from core.ecg.sources.wfdb_header import read_header, to_millivolt
+from core.ecg.sources.wfdb_header import INVALID, read_header, to_millivolt
 from core.errors import DataError
 
 
@@ -38,14 +38,14 @@ def fast(header: Path) -> np.ndarray | None:
 )
 def test_a_record_is_what_wfdb_reads_to_the_last_bit(tmp_path, leads, length, gain, seed):
     samples = np.random.default_rng(seed).integers(-32_768, 32_768, (leads, length)).astype(np.int16)
-    samples[-1, ::7] = INVALID
+    samples[-1, ::7] = INVALID[16]
     header = write(tmp_path, samples, "a.dat 16 " + gain + " 16 0 {first} {sum} 0 {name}")
     assert np.array_equal(fast(header), samples)
     read = read_wfdb(header)
     factor = {"uV": 1e-3, "V": 1e3}.get(gain.partition("/")[2], 1.0)
     theirs = wfdb.rdrecord(str(header)[:-4]).p_signal.T * factor
     assert np.array_equal(read.signal, theirs, equal_nan=True)
-    assert np.array_equal(np.isnan(read.signal), samples == INVALID)
+    assert np.array_equal(np.isnan(read.signal), samples == INVALID[16])
 
 
 def test_a_record_that_begins_within_a_file_is_read(tmp_path):
@@ -167,7 +167,7 @@ def test_a_first_sample_that_is_invalid_or_an_initial_value_of_zero_says_nothing
     samples = NOISE[:2].copy()
     header = write(tmp_path, samples, "a.dat 16 1000/mV 16 0 {first} 0 0 {name}")
     header.write_text(header.read_text().replace(f"16 0 {samples[1, 0]} ", "16 0 0 "))
-    samples[0, 0] = INVALID
+    samples[0, 0] = INVALID[16]
     (tmp_path / "a.dat").write_bytes(samples.T.tobytes())
     signal = read_wfdb(header).signal
     assert np.isnan(signal[0, 0])
