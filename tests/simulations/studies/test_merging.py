@@ -20,6 +20,7 @@ def runs(tmp_path_factory) -> Path:
     changes = {
         "one": (),
         "other": ("finetune.learning_rate=0.01",),
+        "again": ("run.seed=5",),
         "pooled": ("federation.pooled=true",),
         "folds": ("data.test_folds=[9]",),
         "silent": ("run.predictions=false",),
@@ -49,6 +50,10 @@ class TestMerged:
             "The runs differ in finetune.learning_rate as well; the report's differences are of all of it together."
         ]
         assert (tmp_path / "out" / "report.html").is_file()
+
+    def test_of_runs_of_several_seeds_the_first_gives_the_difference_its_name(self, runs, tmp_path):
+        study = merge_runs([runs / "one", runs / "again", runs / "other"], tmp_path / "out")
+        assert {row["kind"] for row in study["differences"]} == {"other - one"}
 
     def test_a_pooled_run_is_measured_on_the_test_records_of_the_federated_one(self, runs):
         one, pooled = (np.load(runs / name / "predictions.npz") for name in ("one", "pooled"))
